@@ -1,0 +1,149 @@
+//! The one place where a device is made.
+
+use anyhow::{Result, bail};
+use burn::backend::DispatchDevice;
+use burn::tensor::Device;
+
+use crate::registry::nearest;
+
+/// What a recipe's `device` key asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The best device this program was built for.
+    Auto,
+    /// libtorch on the CPU.
+    Cpu,
+    /// burn's pure-Rust backend on the CPU.
+    Flex,
+    /// libtorch on the CUDA device with this index.
+    Cuda(usize),
+}
+
+const NAMES: [&str; 4] = ["auto", "cpu", "cuda", "flex"];
+
+impl DeviceChoice {
+    /// Reads `auto`, `cpu`, `flex`, `cuda` or `cuda:1`.
+    ///
+    /// # Errors
+    /// Any other word, with the nearest allowed one.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            Some(("cuda", index)) => match index.parse() {
+                Ok(index) => Ok(Self::Cuda(index)),
+                Err(_) => bail!("`{text}`: `{index}` is not a device index; write `cuda:0`"),
+            },
+            _ => match text {
+                "auto" => Ok(Self::Auto),
+                "cpu" => Ok(Self::Cpu),
+                "flex" => Ok(Self::Flex),
+                "cuda" => Ok(Self::Cuda(0)),
+                _ => {
+                    let hint = nearest(text, NAMES).map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
+                    bail!("unknown device `{text}`{hint} (allowed: auto, cpu, cuda, cuda:<index>, flex)")
+                }
+            },
+        }
+    }
+}
+
+/// Opens a device, without autodiff.
+///
+/// # Errors
+/// The device is not there, or this program was built without the backend that it needs.
+pub fn open(choice: DeviceChoice) -> Result<Device> {
+    match choice {
+        DeviceChoice::Flex => Ok(Device::flex()),
+        #[cfg(feature = "tch")]
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(libtorch_cpu()),
+        #[cfg(not(feature = "tch"))]
+        DeviceChoice::Auto => Ok(Device::flex()),
+        #[cfg(not(feature = "tch"))]
+        DeviceChoice::Cpu => {
+            bail!("device `cpu` needs libtorch, and this program was built without it; use `device: flex`")
+        }
+        DeviceChoice::Cuda(index) => open_cuda(index),
+    }
+}
+
+#[cfg(feature = "tch")]
+#[allow(deprecated)] // upstream moves libtorch out of the default set; this function is the only caller
+fn libtorch_cpu() -> Device {
+    Device::libtorch()
+}
+
+#[cfg(feature = "tch")]
+#[allow(deprecated)]
+fn open_cuda(index: usize) -> Result<Device> {
+    super::libtorch::load_cuda()?;
+    let count = tch::Cuda::device_count();
+    if count <= 0 {
+        bail!("device `cuda:{index}`: no NVIDIA device is visible; `cargo xtask doctor` says why, `device: cpu` runs here")
+    }
+    if index >= usize::try_from(count).unwrap_or(0) {
+        bail!("device `cuda:{index}` is not there: {count} found, allowed are `cuda:0` to `cuda:{}`", count - 1)
+    }
+    Ok(Device::libtorch_cuda(index))
+}
+
+#[cfg(not(feature = "tch"))]
+fn open_cuda(index: usize) -> Result<Device> {
+    bail!("device `cuda:{index}` needs libtorch, and this program was built without it; use `device: flex`")
+}
+
+/// Whether the fused libtorch kernels serve this device.
+pub fn on_libtorch(device: &Device) -> bool {
+    #[cfg(feature = "tch")]
+    return matches!(device.as_dispatch().clone().inner(), DispatchDevice::LibTorch(_));
+    #[cfg(not(feature = "tch"))]
+    {
+        let _: &DispatchDevice = device.as_dispatch();
+        false
+    }
+}
+
+/// The device in words: `libtorch 2.11.0, cpu, 2 threads`.
+pub fn describe(device: &Device) -> String {
+    #[cfg(feature = "tch")]
+    if on_libtorch(device) {
+        return format!("libtorch {}, {} threads", super::libtorch::name(device), num_threads());
+    }
+    let _ = device;
+    format!("flex (pure Rust), {} threads", num_threads())
+}
+
+/// Backends this program was built with.
+pub fn backend_names() -> &'static [&'static str] {
+    #[cfg(feature = "tch")]
+    return &["libtorch", "flex"];
+    #[cfg(not(feature = "tch"))]
+    &["flex"]
+}
+
+/// Threads that one operation may use.
+pub fn num_threads() -> usize {
+    #[cfg(feature = "tch")]
+    return super::libtorch::threads();
+    #[cfg(not(feature = "tch"))]
+    rayon::current_num_threads()
+}
+
+/// Sets the threads that one libtorch operation may use; no effect on flex.
+pub fn set_num_threads(count: usize) {
+    #[cfg(feature = "tch")]
+    super::libtorch::set_threads(count);
+    #[cfg(not(feature = "tch"))]
+    let _ = count;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_device_names_the_nearest() {
+        let message = DeviceChoice::parse("cudda").unwrap_err().to_string();
+        assert!(message.contains("`cuda`?"), "{message}");
+        assert!(DeviceChoice::parse("cuda:x").is_err());
+        assert_eq!(DeviceChoice::parse("cuda:3").unwrap(), DeviceChoice::Cuda(3));
+    }
+}

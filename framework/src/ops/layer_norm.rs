@@ -1,0 +1,184 @@
+//! LayerNorm, with and without the modulation that follows it in adaptive blocks.
+
+use burn::tensor::Tensor;
+
+/// LayerNorm over the last axis with affine parameters.
+///
+/// # Shapes
+/// * `x`: `[.., channels]`
+/// * `weight`, `bias`: `[channels]`
+pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<D> {
+    normalize(x, eps) * weight.unsqueeze::<D>() + bias.unsqueeze::<D>()
+}
+
+/// LayerNorm without affine parameters, then [`modulate`].
+///
+/// # Shapes
+/// * `x`: `[batch, tokens, channels]`
+/// * `shift`, `scale`: `[batch, channels]`
+pub fn modulated_layer_norm(x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>, eps: f64) -> Tensor<3> {
+    #[cfg(feature = "tch")]
+    if super::on_libtorch(&x.device()) {
+        return fused::modulated_layer_norm(x, shift, scale, eps);
+    }
+    modulate(normalize(x, eps), shift, scale)
+}
+
+/// `x · (1 + scale) + shift`, both repeated over tokens (adaLN).
+///
+/// # Shapes
+/// * `x`: `[batch, tokens, channels]`
+/// * `shift`, `scale`: `[batch, channels]`
+pub fn modulate(x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>) -> Tensor<3> {
+    x * (scale.unsqueeze_dim::<3>(1) + 1.0) + shift.unsqueeze_dim::<3>(1)
+}
+
+fn normalize<const D: usize>(x: Tensor<D>, eps: f64) -> Tensor<D> {
+    let centered = x.clone() - x.mean_dim(D - 1);
+    let variance = centered.clone().square().mean_dim(D - 1);
+    centered / (variance + eps).sqrt()
+}
+
+#[cfg(feature = "tch")]
+mod fused {
+    use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+    use burn::backend::autodiff::grads::Gradients;
+    use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+    use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
+    use burn::tensor::Tensor;
+
+    use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, is_cpu_f32, own, register};
+
+    unsafe extern "C" {
+        fn rl_layer_norm_backward(g: Handle, x: Handle, mean: Handle, rstd: Handle, d: i64, gx: *mut Handle) -> i32;
+        fn rl_modulated_norm(
+            x: Handle,
+            shift: Handle,
+            scale: Handle,
+            eps: f64,
+            y: *mut Handle,
+            mean: *mut Handle,
+            rstd: *mut Handle,
+        ) -> i32;
+        fn rl_modulated_norm_backward(
+            g: Handle,
+            x: Handle,
+            scale: Handle,
+            mean: Handle,
+            rstd: Handle,
+            gx: *mut Handle,
+            gshift: *mut Handle,
+            gscale: *mut Handle,
+        ) -> i32;
+    }
+
+    #[backend_extension(LibTorch, Autodiff)]
+    pub trait ModulatedNormOp: Backend {
+        fn fused_modulated_norm(
+            x: FloatTensor<Self>,
+            shift: FloatTensor<Self>,
+            scale: FloatTensor<Self>,
+            eps: f64,
+        ) -> FloatTensor<Self>;
+    }
+
+    pub fn modulated_layer_norm(x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>, eps: f64) -> Tensor<3> {
+        Tensor::from_dispatch(<Dispatch as ModulatedNormOp>::fused_modulated_norm(
+            x.into_dispatch(),
+            shift.into_dispatch(),
+            scale.into_dispatch(),
+            eps,
+        ))
+    }
+
+    /// Result, mean and reciprocal deviation, the last two `[batch, tokens, 1]`.
+    fn forward(x: &T, shift: &T, scale: &T, eps: f64) -> (T, T, T) {
+        if is_cpu_f32(x) {
+            let null = std::ptr::null_mut();
+            let (mut y, mut mean, mut rstd) = (null, null, null);
+            // SAFETY: live tensors in, owned tensors out.
+            check(unsafe {
+                rl_modulated_norm(handle(x), handle(shift), handle(scale), eps, &mut y, &mut mean, &mut rstd)
+            });
+            return (own(y), own(mean), own(rstd));
+        }
+        let channels = x.size()[2];
+        let (normalized, mean, rstd) = x.native_layer_norm::<T>([channels], None, None, eps);
+        (shift.unsqueeze(1).addcmul(&normalized, &(scale.unsqueeze(1) + 1.0)), mean, rstd)
+    }
+
+    fn backward(g: &T, x: &T, scale: &T, mean: &T, rstd: &T) -> (T, T, T) {
+        let null = std::ptr::null_mut();
+        let (mut gx, mut gshift, mut gscale) = (null, null, null);
+        if is_cpu_f32(x) {
+            // SAFETY: live tensors in, owned tensors out.
+            check(unsafe {
+                rl_modulated_norm_backward(
+                    handle(g),
+                    handle(x),
+                    handle(scale),
+                    handle(mean),
+                    handle(rstd),
+                    &mut gx,
+                    &mut gshift,
+                    &mut gscale,
+                )
+            });
+            return (own(gx), own(gshift), own(gscale));
+        }
+        let normalized = (x - mean) * rstd;
+        let to_scale = (g * &normalized).sum_dim_intlist(&[1i64][..], false, None);
+        let to_shift = g.sum_dim_intlist(&[1i64][..], false, None);
+        let to_normalized = g * (scale.unsqueeze(1) + 1.0);
+        // SAFETY: live tensors in, an owned tensor out.
+        check(unsafe {
+            rl_layer_norm_backward(
+                handle(&to_normalized),
+                handle(x),
+                handle(mean),
+                handle(rstd),
+                x.size()[2],
+                &mut gx,
+            )
+        });
+        (own(gx), to_shift, to_scale)
+    }
+
+    impl ModulatedNormOp for LibTorch {
+        fn fused_modulated_norm(x: Prim, shift: Prim, scale: Prim, eps: f64) -> Prim {
+            fresh(forward(&x.tensor, &shift.tensor, &scale.tensor, eps).0)
+        }
+    }
+
+    #[derive(Debug)]
+    struct ModulatedNormBackward;
+    impl Backward<LibTorch, 3> for ModulatedNormBackward {
+        type State = (Prim, Prim, Prim, Prim);
+        fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+            let [to_x, to_shift, to_scale] = ops.parents.map(|node| node.map(|node| node.id));
+            let g = grads.consume::<LibTorch>(&ops.node);
+            let (x, scale, mean, rstd) = ops.state;
+            let (gx, gshift, gscale) = backward(&g.tensor, &x.tensor, &scale.tensor, &mean.tensor, &rstd.tensor);
+            register(grads, to_x, fresh(gx));
+            register(grads, to_shift, fresh(gshift));
+            register(grads, to_scale, fresh(gscale));
+        }
+    }
+
+    impl<C: CheckpointStrategy> ModulatedNormOp for Autodiff<LibTorch, C> {
+        fn fused_modulated_norm(
+            x: FloatTensor<Self>,
+            shift: FloatTensor<Self>,
+            scale: FloatTensor<Self>,
+            eps: f64,
+        ) -> FloatTensor<Self> {
+            let ((x, to_x), (shift, to_shift), (scale, to_scale)) =
+                (x.into_parts(), shift.into_parts(), scale.into_parts());
+            let (y, mean, rstd) = forward(&x.tensor, &shift.tensor, &scale.tensor, eps);
+            match ModulatedNormBackward.prepare::<C>([to_x, to_shift, to_scale]).compute_bound().stateful() {
+                OpsKind::Tracked(prep) => prep.finish((x, scale, fresh(mean), fresh(rstd)), fresh(y)),
+                OpsKind::UnTracked(prep) => prep.finish(fresh(y)),
+            }
+        }
+    }
+}

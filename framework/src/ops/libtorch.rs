@@ -1,0 +1,86 @@
+//! The libtorch boundary: handles, the C++ shim, errors.
+
+use std::ffi::{CStr, c_char, c_int};
+
+use anyhow::{Result, bail};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{LibTorch, autodiff::NodeId, autodiff::grads::Gradients};
+use burn::tensor::Device;
+
+/// A libtorch tensor.
+pub(super) type T = tch::Tensor;
+/// burn's wrapper of a libtorch tensor.
+pub(super) type Prim = FloatTensor<LibTorch>;
+/// An `at::Tensor*` of the shim.
+pub(super) type Handle = *mut std::ffi::c_void;
+
+unsafe extern "C" {
+    fn rl_last_error() -> *const c_char;
+    fn rl_set_threads(n: c_int) -> c_int;
+    fn rl_threads() -> c_int;
+}
+
+/// Wraps a tensor that owns fresh storage (never a view of an input: burn would then write into it).
+pub(super) fn fresh(tensor: T) -> Prim {
+    Prim::new(tensor)
+}
+
+/// The shim's handle of a tensor.
+pub(super) fn handle(tensor: &T) -> Handle {
+    tensor.as_ptr().cast()
+}
+
+/// Takes ownership of a tensor that the shim made.
+pub(super) fn own(handle: Handle) -> T {
+    // SAFETY: the shim returns a heap-allocated `at::Tensor` that nobody else owns.
+    unsafe { T::from_ptr(handle.cast()) }
+}
+
+/// Panics with libtorch's message when a shim call failed; [`guard`](super::guard) turns that into an error.
+#[track_caller]
+pub(super) fn check(code: c_int) {
+    if code != 0 {
+        // SAFETY: the shim's message is a NUL-terminated thread-local string.
+        let message = unsafe { CStr::from_ptr(rl_last_error()) }.to_string_lossy();
+        panic!("libtorch: {}", message.lines().next().unwrap_or(""));
+    }
+}
+
+/// Adds a gradient to the node, when there is one.
+pub(super) fn register(grads: &mut Gradients, node: Option<NodeId>, gradient: Prim) {
+    if let Some(id) = node {
+        grads.register::<LibTorch>(id, gradient);
+    }
+}
+
+/// Whether the single-pass f32 CPU kernels serve this tensor.
+pub(super) fn is_cpu_f32(tensor: &T) -> bool {
+    tensor.kind() == tch::Kind::Float && tensor.device() == tch::Device::Cpu
+}
+
+pub(super) fn set_threads(count: usize) {
+    // SAFETY: plain call; the count fits any int after the clamp.
+    check(unsafe { rl_set_threads(count.clamp(1, 1024) as c_int) });
+}
+
+pub(super) fn threads() -> usize {
+    // SAFETY: plain call.
+    usize::try_from(unsafe { rl_threads() }).unwrap_or(1)
+}
+
+pub(super) fn name(device: &Device) -> String {
+    format!("{:?}", device.as_dispatch().clone().inner()).to_lowercase()
+}
+
+/// Opens libtorch's CUDA library before the first CUDA query.
+///
+/// # Errors
+/// This build is linked against a libtorch without CUDA, or its driver is missing.
+pub(super) fn load_cuda() -> Result<()> {
+    if !tch::Cuda::is_available() {
+        bail!(
+            "no CUDA device can be used: libtorch reports none; check the NVIDIA driver with `cargo xtask doctor`, or run with `device: cpu`"
+        )
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! Affine map of the last axis.
+
+use burn::tensor::Tensor;
+
+/// `x · weightᵀ + bias`, PyTorch's `nn.Linear`.
+///
+/// # Shapes
+/// * `x`: `[.., in]`
+/// * `weight`: `[out, in]`
+/// * `bias`: `[out]`
+/// * result: `[.., out]`
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    match bias {
+        #[cfg(feature = "tch")]
+        Some(bias) if super::on_libtorch(&x.device()) => fused::linear(x, weight, bias),
+        bias => portable(x, weight, bias),
+    }
+}
+
+fn portable<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    let [out, width] = weight.dims();
+    let mut shape = x.dims();
+    let rows = shape.iter().product::<usize>() / width.max(1);
+    shape[D - 1] = out;
+    let y = x.reshape([rows, width]).matmul(weight.transpose());
+    let y = match bias {
+        Some(bias) => y + bias.unsqueeze::<2>(),
+        None => y,
+    };
+    y.reshape(shape)
+}
+
+#[cfg(feature = "tch")]
+mod fused {
+    use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+    use burn::backend::autodiff::grads::Gradients;
+    use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+    use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
+    use burn::tensor::Tensor;
+
+    use crate::ops::libtorch::{Prim, fresh, register};
+
+    #[backend_extension(LibTorch, Autodiff)]
+    pub trait LinearOp: Backend {
+        fn fused_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
+    }
+
+    pub fn linear<const D: usize>(x: Tensor<D>, w: Tensor<2>, b: Tensor<1>) -> Tensor<D> {
+        Tensor::from_dispatch(<Dispatch as LinearOp>::fused_linear(
+            x.into_dispatch(),
+            w.into_dispatch(),
+            b.into_dispatch(),
+        ))
+    }
+
+    fn forward(x: &Prim, w: &Prim, b: &Prim) -> Prim {
+        let (mut shape, weight) = (x.tensor.size(), w.tensor.size());
+        let rows = x.tensor.reshape([-1, weight[1]]);
+        if let Some(last) = shape.last_mut() {
+            *last = weight[0];
+        }
+        fresh(b.tensor.addmm(&rows, &w.tensor.tr()).view(&shape[..]))
+    }
+
+    impl LinearOp for LibTorch {
+        fn fused_linear(x: Prim, w: Prim, b: Prim) -> Prim {
+            forward(&x, &w, &b)
+        }
+    }
+
+    #[derive(Debug)]
+    struct LinearBackward;
+    impl Backward<LibTorch, 3> for LinearBackward {
+        type State = (Prim, Prim);
+        fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+            let [to_x, to_w, to_b] = ops.parents.map(|node| node.map(|node| node.id));
+            let g = grads.consume::<LibTorch>(&ops.node).tensor;
+            let (x, w) = (ops.state.0.tensor, ops.state.1.tensor);
+            let weight = w.size();
+            let rows = g.reshape([-1, weight[0]]);
+            if to_x.is_some() {
+                register(grads, to_x, fresh(rows.mm(&w).view(&x.size()[..])));
+            }
+            if to_w.is_some() {
+                register(grads, to_w, fresh(rows.tr().mm(&x.reshape([-1, weight[1]]))));
+            }
+            if to_b.is_some() {
+                register(grads, to_b, fresh(rows.sum_dim_intlist(&[0i64][..], false, None)));
+            }
+        }
+    }
+
+    impl<C: CheckpointStrategy> LinearOp for Autodiff<LibTorch, C> {
+        fn fused_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+            let ((x, to_x), (w, to_w), (b, to_b)) = (x.into_parts(), w.into_parts(), b.into_parts());
+            match LinearBackward.prepare::<C>([to_x, to_w, to_b]).compute_bound().stateful() {
+                OpsKind::Tracked(prep) => {
+                    let y = forward(&x, &w, &b);
+                    prep.finish((x, w), y)
+                }
+                OpsKind::UnTracked(prep) => prep.finish(forward(&x, &w, &b)),
+            }
+        }
+    }
+}
