@@ -12,7 +12,7 @@ use std::{
 };
 
 const NEEDED_BYTES: u64 = 3_000_000_000; // wheels and their content, before the wheels are removed
-const NEEDED_BYTES_CUDA: u64 = 12_000_000_000; // the same with NVIDIA's libraries
+const NEEDED_BYTES_CUDA: u64 = 8_000_000_000; // the same with NVIDIA's libraries
 
 /// Python versions that have a wheel of this PyTorch; others take one of these, the libraries are the same.
 const PYTHON_MINORS: std::ops::RangeInclusive<u32> = 10..=14;

@@ -62,6 +62,9 @@ pub fn test(workspace: &Workspace, request: &Request) -> Result<ExitCode> {
         println!("==> {}: ok in {seconds:.1} s", stage.title());
     }
     println!("{}", counts.line());
+    if counts == Counts::default() {
+        bail!("test: no test matches; `cargo xtask test` without a filter runs all of them");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -76,15 +79,19 @@ fn gate(backend: Backend) -> Vec<Stage> {
     if backend == Backend::Libtorch {
         let all = "--release --workspace";
         stages.extend([
-            cargo("lints", backend, &format!("clippy {all} --all-targets --quiet -- -D warnings")),
-            cargo("documentation", backend, &format!("doc {all} --no-deps --quiet")),
-            cargo("program", backend, "build --release --package realign-experiments --bin realign --quiet"),
-            cargo("tests", backend, &format!("test {all} --exclude xtask --quiet")),
+            cargo("lints", backend, &format!("clippy {all} --all-targets -- -D warnings")),
+            cargo("documentation", backend, &format!("doc {all} --no-deps")),
+            cargo("program", backend, "build --release --package realign-experiments --bin realign"),
+            cargo("tests", backend, &format!("test {all} --exclude xtask -- --quiet")),
         ]);
     }
-    let flex = "--release --no-default-features --quiet";
+    let flex = "--release --no-default-features";
     stages.push(cargo("flex program", Backend::Flex, &format!("build --package realign-experiments {flex}")));
-    stages.push(cargo("flex parity", Backend::Flex, &format!("test --package realign-tests {flex} parity")));
+    stages.push(cargo(
+        "flex parity",
+        Backend::Flex,
+        &format!("test --package realign-tests {flex} --test parity -- --quiet"),
+    ));
     stages
 }
 
