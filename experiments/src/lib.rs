@@ -1,1 +1,6 @@
+//! The `realign` program: commands over recipes.
 
+/// The plugin crates that `Cargo.toml` lists; naming them links their registrations into the program.
+mod linked {
+    include!(concat!(env!("OUT_DIR"), "/plugins.rs"));
+}
