@@ -11,7 +11,10 @@
 mod check;
 mod complaint;
 mod deserialize;
+mod keys;
 mod layers;
+mod loading;
+mod locate;
 mod merge;
 mod origin;
 mod profiles;
