@@ -139,7 +139,9 @@ fn plain_expected(expected: &str) -> String {
         "a sequence" => "a list",
         "a map" => "a section",
         _ if expected.starts_with("struct ") => "a section",
-        _ if expected.starts_with("dyn ") || expected.starts_with("trait ") => "a section with a `type`",
+        _ if expected.starts_with("dyn ") || expected.starts_with("internally tagged enum ") => {
+            "a section with a `type`"
+        }
         other => other,
     };
     plain.to_string()

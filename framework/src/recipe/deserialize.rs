@@ -165,6 +165,17 @@ impl<'de, 'a: 'de> Deserializer<'de> for Reader<'a> {
     }
 }
 
+/// Reads a value; also notes an error that serde raises after it has buffered the whole value.
+fn read_below<'de, 'a: 'de, S: DeserializeSeed<'de>>(
+    seed: S,
+    value: &'a Value,
+    key: String,
+    notes: &'a Notes,
+) -> Result<S::Value, Complaint> {
+    let result = seed.deserialize(Reader { value, key: key.clone(), notes });
+    result.inspect_err(|error| notes.note(&key, value.tag(), error))
+}
+
 struct Items<'a, 'p> {
     items: std::iter::Enumerate<std::slice::Iter<'a, Value>>,
     path: &'p str,
@@ -176,7 +187,8 @@ impl<'de, 'a: 'de> de::SeqAccess<'de> for &mut Items<'a, '_> {
 
     fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Complaint> {
         let Some((index, value)) = self.items.next() else { return Ok(None) };
-        seed.deserialize(Reader { value, key: join(self.path, &index.to_string()), notes: self.notes }).map(Some)
+        let key = join(self.path, &index.to_string());
+        read_below(seed, value, key, self.notes).map(Some)
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -204,7 +216,7 @@ impl<'de, 'a: 'de> de::MapAccess<'de> for Entries<'a, '_> {
         let Some((name, value)) = self.current.take() else {
             return Err(Complaint::Message("a value was asked for before its key".into()));
         };
-        seed.deserialize(Reader { value, key: join(self.path, name), notes: self.notes })
+        read_below(seed, value, join(self.path, name), self.notes)
     }
 }
 
@@ -277,6 +289,29 @@ mod tests {
         mode: Option<Mode>,
         #[serde(default)]
         is_on: bool,
+        #[serde(default)]
+        solver: Option<Solver>,
+        #[serde(default)]
+        odd: Option<Odd>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+    #[allow(dead_code)]
+    enum Solver {
+        Euler { steps: u64 },
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(try_from = "u64")]
+    struct Odd;
+
+    impl TryFrom<u64> for Odd {
+        type Error = String;
+
+        fn try_from(value: u64) -> Result<Self, String> {
+            if value % 2 == 1 { Ok(Odd) } else { Err(format!("`{value}` is even")) }
+        }
     }
 
     #[derive(Debug, Deserialize)]
@@ -376,5 +411,23 @@ mod tests {
         assert_eq!(misfit("betas: [1]").0, "betas");
         assert!(misfit("is_on: yes").1.contains("expected `true` or `false`, found the text `yes`"));
         assert!(misfit("terms: {gizmo: 1}").1.contains("found a section"));
+    }
+
+    #[test]
+    fn errors_after_serde_buffered_a_section_still_have_its_key() {
+        for (text, expected_key, words) in [
+            ("solver: {type: euler, steps: two}", "solver", "found the text `two`"),
+            ("solver: {type: euler}", "solver", "missing required key `steps`"),
+            ("solver: {type: eluer}", "solver.type", "unknown type `eluer`"),
+            ("solver: {steps: 3}", "solver", "missing required key `type`"),
+            ("solver: euler", "solver", "expected a section with a `type`"),
+            ("odd: 4", "odd", "`4` is even"),
+        ] {
+            let (key, message) = misfit(text);
+            assert_eq!(key, expected_key, "{message}");
+            assert!(message.contains(words), "{message}");
+        }
+        let recipe = read("{odd: 3, solver: {type: euler, steps: 3}}");
+        assert!(recipe.odd.is_some() && recipe.solver.is_some());
     }
 }
