@@ -1,1 +1,26 @@
-//! TODO
+//! Recipes: layered YAML in which every value remembers the file and line it came from.
+//!
+//! Layers, later wins: the recipe's `base:` files, the recipe, the profile file (and its `base:` files),
+//! the recipe's own `profiles:` section of that name, `--set key=value`.
+//!
+//! * A section whose `type` changes is replaced, not merged: the keys of the old plugin mean nothing to the new.
+//! * A later list replaces an earlier one as a whole. A mapping with integer keys patches single items
+//!   (`alignment: {0: {encoder: ...}}`), and `--set alignment.0.encoder.type=...` reaches into one.
+//! * Top-level keys that start with `x-` are ignored: a place for anchors. `<<: *anchor` works.
+
+mod check;
+mod complaint;
+mod deserialize;
+mod keys;
+mod layers;
+mod loading;
+mod locate;
+mod merge;
+mod origin;
+mod profiles;
+mod resolved;
+mod text;
+mod yaml;
+
+pub use check::Check;
+pub use layers::Layered;
