@@ -289,7 +289,10 @@ mod tests {
     fn an_empty_folder_says_what_is_expected() {
         let folder = Folder::new("empty");
         let message = format!("{:#}", folder.open(ImageFolderConfig::default()).unwrap_err());
-        assert!(message.contains(&folder.0.display().to_string()) && message.contains("<class>/<picture>"), "{message}");
+        assert!(
+            message.contains(&folder.0.display().to_string()) && message.contains("<class>/<picture>"),
+            "{message}"
+        );
         let missing = ImageFolderConfig::default().open(&DatasetContext { image_size: 6, seed: 0 });
         assert!(missing.unwrap_err().to_string().contains("path is missing"));
     }
