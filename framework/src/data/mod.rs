@@ -1,1 +1,13 @@
-//! TODO
+//! From files to batches: pictures, the ADM crop, folders and zips, and the loader.
+
+pub mod crop;
+pub mod files;
+pub mod image;
+pub mod loader;
+pub mod order;
+pub mod resample;
+
+pub use crop::adm_center_crop;
+pub use files::FileTree;
+pub use image::RgbImage;
+pub use loader::{Batch, Loader, LoaderConfig};

@@ -1,0 +1,81 @@
+//! The data set contract: pictures with labels, by index.
+
+use std::fmt::Debug;
+
+use anyhow::Result;
+
+use crate::data::image::RgbImage;
+use crate::registry::Described;
+
+/// One example of a data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Example {
+    /// Square picture of the size that [`DatasetContext`] asked for.
+    pub image: RgbImage,
+    /// Class, below [`Dataset::num_classes`].
+    pub label: usize,
+    /// Text that describes the picture.
+    pub caption: Option<String>,
+    /// Object mask, height · width bytes: 0 background, 255 object.
+    pub mask: Option<Vec<u8>>,
+}
+
+/// Random access to examples from any thread.
+///
+/// `get` is a pure function of the index: shuffling and augmentation are the loader's.
+pub trait Dataset: Debug + Send + Sync {
+    /// Number of examples, at least 1.
+    fn len(&self) -> usize;
+
+    /// Whether there is no example.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of classes, at least 1.
+    fn num_classes(&self) -> usize;
+
+    /// Name of a class, for captions of figures.
+    fn class_name(&self, label: usize) -> String;
+
+    /// Example `idx`, below [`Dataset::len`].
+    ///
+    /// # Errors
+    /// Names the file or index that cannot be read.
+    fn get(&self, idx: usize) -> Result<Example>;
+
+    /// Distinct examples that were unreadable so far and replaced by others.
+    fn num_replaced(&self) -> usize {
+        0
+    }
+}
+
+/// What a data set is told about the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatasetContext {
+    /// Side of the pictures, in pixels.
+    pub image_size: usize,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+/// A data set as a recipe names it.
+///
+/// ```
+/// use realign::plugin::dataset::{DatasetConfig, DatasetContext};
+/// fn first_label(config: &dyn DatasetConfig) -> anyhow::Result<usize> {
+///     let dataset = config.open(&DatasetContext { image_size: 32, seed: 0 })?;
+///     Ok(dataset.get(0)?.label)
+/// }
+/// ```
+#[typetag::serde(tag = "type")]
+pub trait DatasetConfig: Described + Debug + Send + Sync {
+    /// Finds the data and checks its layout; pictures are read later.
+    ///
+    /// # Errors
+    /// When the data is absent or empty, or `ctx` asks for a size that cannot be had.
+    fn open(&self, ctx: &DatasetContext) -> Result<Box<dyn Dataset>>;
+
+    /// Number of classes where it is known without opening the data.
+    fn num_classes_hint(&self) -> Option<usize>;
+}

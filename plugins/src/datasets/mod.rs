@@ -1,0 +1,4 @@
+//! Data sets: drawn by the program, or pictures in a folder or zip.
+
+pub mod image_folder;
+pub mod shapes;
