@@ -136,13 +136,23 @@ mod tests {
     use super::*;
 
     fn plugin(file: &'static str) -> PluginInfo {
-        PluginInfo { kind: "projector", name: || "conv", krate: "a", schema: || serde_json::Value::Null, defaults: || None, file }
+        PluginInfo {
+            kind: "projector",
+            name: || "conv",
+            krate: "a",
+            schema: || serde_json::Value::Null,
+            defaults: || None,
+            file,
+        }
     }
 
     #[test]
     fn a_name_registered_twice_is_an_error_that_names_both_places() {
         let (first, second) = (plugin("one.rs:1"), plugin("two.rs:2"));
         let message = duplicate_names(&[&first, &second]).unwrap_err().to_string();
-        assert!(message.contains("one.rs:1") && message.contains("two.rs:2") && message.contains("`conv`"), "{message}");
+        assert!(
+            message.contains("one.rs:1") && message.contains("two.rs:2") && message.contains("`conv`"),
+            "{message}"
+        );
     }
 }

@@ -68,7 +68,8 @@ mod tests {
     #[test]
     fn steps_names_and_seeds_give_different_draws() {
         let base = Streams::new(1).at(2, 3);
-        let others = [Streams::new(2).at(2, 3), Streams::new(1).at(3, 3), Streams::new(1).at(2, 4), Streams { rank: 1, ..base }];
+        let others =
+            [Streams::new(2).at(2, 3), Streams::new(1).at(3, 3), Streams::new(1).at(2, 4), Streams { rank: 1, ..base }];
         for other in others {
             assert_ne!(base.uniform("a", 3), other.uniform("a", 3));
         }

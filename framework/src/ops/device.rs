@@ -77,7 +77,9 @@ fn open_cuda(index: usize) -> Result<Device> {
     super::libtorch::load_cuda()?;
     let count = tch::Cuda::device_count();
     if count <= 0 {
-        bail!("device `cuda:{index}`: no NVIDIA device is visible; `cargo xtask doctor` says why, `device: cpu` runs here")
+        bail!(
+            "device `cuda:{index}`: no NVIDIA device is visible; `cargo xtask doctor` says why, `device: cpu` runs here"
+        )
     }
     if index >= usize::try_from(count).unwrap_or(0) {
         bail!("device `cuda:{index}` is not there: {count} found, allowed are `cuda:0` to `cuda:{}`", count - 1)
@@ -99,6 +101,13 @@ pub fn on_libtorch(device: &Device) -> bool {
         let _: &DispatchDevice = device.as_dispatch();
         false
     }
+}
+
+/// Whether the single-pass CPU kernels of libtorch serve this device.
+#[cfg(feature = "tch")]
+pub(super) fn on_libtorch_cpu(device: &Device) -> bool {
+    let device = device.as_dispatch().clone().inner();
+    matches!(device, DispatchDevice::LibTorch(burn_tch::LibTorchDevice::Cpu))
 }
 
 /// The device in words: `libtorch 2.11.0, cpu, 2 threads`.

@@ -132,14 +132,7 @@ mod fused {
         let to_normalized = g * (scale.unsqueeze(1) + 1.0);
         // SAFETY: live tensors in, an owned tensor out.
         check(unsafe {
-            rl_layer_norm_backward(
-                handle(&to_normalized),
-                handle(x),
-                handle(mean),
-                handle(rstd),
-                x.size()[2],
-                &mut gx,
-            )
+            rl_layer_norm_backward(handle(&to_normalized), handle(x), handle(mean), handle(rstd), x.size()[2], &mut gx)
         });
         (own(gx), to_shift, to_scale)
     }

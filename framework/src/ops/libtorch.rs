@@ -27,7 +27,7 @@ pub(super) fn fresh(tensor: T) -> Prim {
 
 /// The shim's handle of a tensor.
 pub(super) fn handle(tensor: &T) -> Handle {
-    tensor.as_ptr().cast()
+    tensor.as_ptr().cast_mut().cast()
 }
 
 /// Takes ownership of a tensor that the shim made.

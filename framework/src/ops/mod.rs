@@ -7,6 +7,8 @@
 //! This module holds all `unsafe` code and is the only one that names a backend. On libtorch without autodiff,
 //! and on libtorch with it, the same kernels run. All reductions are in f32.
 
+#![allow(deprecated)] // burn marks its libtorch backend as deprecated; this module is the only one that names it
+
 mod activation;
 mod attention;
 mod conv2d;
@@ -21,12 +23,12 @@ mod optimizer;
 mod residual;
 
 pub use activation::{gelu_tanh, silu};
-pub use attention::{attention, attention_packed};
-pub use conv2d::conv2d;
+pub use attention::{attention, attention_packed, unpack_heads};
+pub use conv2d::grid_conv2d;
 pub use cosine::mean_cosine_similarity;
 pub use device::{DeviceChoice, backend_names, describe, num_threads, on_libtorch, open, set_num_threads};
 pub use guard::guard;
 pub use layer_norm::{layer_norm, modulate, modulated_layer_norm};
 pub use linear::linear;
-pub use optimizer::{AdamWStep, adamw, global_norm, lerp};
+pub use optimizer::{AdamWState, AdamWStep, adamw, global_norm, lerp};
 pub use residual::gated_residual;

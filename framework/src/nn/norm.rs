@@ -1,0 +1,31 @@
+//! LayerNorm with affine parameters.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use super::init::{Init, ParamBuilder};
+use crate::ops;
+
+/// PyTorch's `nn.LayerNorm` over the last axis: `weight [channels]`, `bias [channels]`.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[channels]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[channels]`.
+    pub bias: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl LayerNorm {
+    /// Weight one, bias zero.
+    pub fn new(params: &ParamBuilder, channels: usize, eps: f64) -> Self {
+        let weight = params.param("weight", [channels], Init::Ones);
+        Self { weight, bias: params.param("bias", [channels], Init::Zeros), eps }
+    }
+
+    /// # Shapes
+    /// * `x` and result: `[.., channels]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        ops::layer_norm(x, self.weight.val(), self.bias.val(), self.eps)
+    }
+}

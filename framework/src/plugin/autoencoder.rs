@@ -1,0 +1,55 @@
+//! From pictures to the samples that the backbone sees, and back.
+
+use std::fmt::Debug;
+
+use anyhow::Result;
+use burn::tensor::{Device, Tensor};
+
+use crate::erase::Erased;
+use crate::recipe::Check;
+use crate::registry::Described;
+use crate::streams::Streams;
+
+/// Maps pictures to clean samples and back; frozen unless a training program says otherwise.
+pub trait Autoencoder: Erased<AutoencoderKind> {
+    /// Clean samples of a batch; a posterior draws from the stream `posterior`.
+    ///
+    /// # Shapes
+    /// * `images`: `[batch, 3, height, width]`, RGB in 0..255
+    /// * result: `[batch, channels, height, width]` of [`LatentShape`]
+    fn encode(&self, images: Tensor<4>, streams: &Streams) -> Tensor<4>;
+
+    /// Pictures of a batch of samples, RGB where −1 is black and 1 white, not clamped.
+    fn decode(&self, samples: Tensor<4>) -> Tensor<4>;
+}
+crate::module_kind!(
+    /// Autoencoders as a kind of plugin.
+    AutoencoderKind, "autoencoder", Autoencoder
+);
+
+/// Channels, height and width of a clean sample.
+pub type LatentShape = [usize; 3];
+
+/// An autoencoder as a recipe names it.
+#[typetag::serde(tag = "type")]
+pub trait AutoencoderConfig: Described + Debug + Send + Sync {
+    /// Shape of the samples for pictures of this size.
+    ///
+    /// # Errors
+    /// The picture size does not fit.
+    fn latent_shape(&self, image_size: usize) -> Result<LatentShape>;
+
+    /// Files it needs, with the command that gets each.
+    fn weights(&self) -> Vec<super::encoder::WeightFile> {
+        vec![]
+    }
+
+    /// Builds it.
+    ///
+    /// # Errors
+    /// A missing or unfit weight file.
+    fn build(&self, device: &Device) -> Result<Box<dyn Autoencoder>>;
+
+    /// Reports values that cannot work.
+    fn validate(&self, _check: &mut Check<'_>) {}
+}

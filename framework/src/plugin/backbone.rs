@@ -1,0 +1,121 @@
+//! The network that is trained.
+
+use std::fmt::Debug;
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+
+use super::condition::{Condition, ConditionSpec};
+use super::grid::PatchGrid;
+use crate::erase::Erased;
+use crate::nn::ParamBuilder;
+use crate::recipe::Check;
+use crate::registry::Described;
+
+/// Times of a batch, in the objective's own convention.
+#[derive(Debug, Clone)]
+pub struct Times {
+    /// Time of each sample, `[batch]`.
+    pub t: Tensor<1>,
+    /// Start of the interval for average velocities, `[batch]`.
+    pub r: Option<Tensor<1>>,
+}
+
+impl Times {
+    /// Instants.
+    pub fn at(t: Tensor<1>) -> Self {
+        Self { t, r: None }
+    }
+}
+
+/// What a backbone is given.
+///
+/// # Shapes
+/// * `x`: `[batch, channels, height, width]`
+#[derive(Debug, Clone)]
+pub struct BackboneInput<'a> {
+    /// Noisy samples.
+    pub x: Tensor<4>,
+    /// Their times.
+    pub times: Times,
+    /// What they shall show.
+    pub condition: Condition,
+    /// Blocks whose output tokens are wanted, counted from 1, in ascending order.
+    pub taps: &'a [usize],
+}
+
+/// What a backbone returns.
+///
+/// # Shapes
+/// * `prediction`: as the input `x`
+/// * `taps`: `[batch, tokens, hidden_size]` each, in the order asked for
+#[derive(Debug, Clone)]
+pub struct BackboneOutput {
+    /// The network's prediction; the objective knows of what.
+    pub prediction: Tensor<4>,
+    /// Tokens after the wanted blocks, before any norm.
+    pub taps: Vec<Tensor<3>>,
+}
+
+/// A network over noisy samples.
+///
+/// ```
+/// use realign::plugin::{Backbone, BackboneInput, Condition, Times};
+/// use burn::tensor::Tensor;
+/// fn velocity(backbone: &dyn Backbone, x: Tensor<4>, t: Tensor<1>, condition: Condition) -> Tensor<4> {
+///     backbone.forward(BackboneInput { x, times: Times::at(t), condition, taps: &[] }).prediction
+/// }
+/// ```
+pub trait Backbone: Erased<BackboneKind> {
+    /// One forward pass. Draws nothing: label dropout has already happened.
+    fn forward(&self, input: BackboneInput<'_>) -> BackboneOutput;
+}
+crate::module_kind!(
+    /// Backbones as a kind of plugin.
+    BackboneKind, "backbone", Backbone
+);
+
+/// Sizes that a backbone states before any weight exists.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackboneSpec {
+    /// Grid of its patch tokens.
+    pub grid: PatchGrid,
+    /// Channels of its tokens.
+    pub hidden_size: usize,
+    /// Number of blocks that can be tapped.
+    pub depth: usize,
+    /// Floating-point operations of one forward pass of one sample, a multiply-add counted as two.
+    pub forward_flops: f64,
+    /// Floats kept for the backward pass of one sample.
+    pub saved_floats: f64,
+}
+
+/// What a backbone is told about the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackboneContext {
+    /// Channels, height and width of its input.
+    pub input: [usize; 3],
+    /// Kind of condition it gets.
+    pub condition: ConditionSpec,
+    /// Whether the objective passes the interval start `r`.
+    pub has_interval: bool,
+}
+
+/// A backbone as a recipe names it.
+#[typetag::serde(tag = "type")]
+pub trait BackboneConfig: Described + Debug + Send + Sync {
+    /// Sizes for this input.
+    ///
+    /// # Errors
+    /// The input or condition does not fit the network.
+    fn spec(&self, ctx: &BackboneContext) -> Result<BackboneSpec>;
+
+    /// Declares the parameters; their values are made when first used.
+    ///
+    /// # Errors
+    /// As [`spec`](Self::spec).
+    fn build(&self, ctx: &BackboneContext, params: &ParamBuilder) -> Result<Box<dyn Backbone>>;
+
+    /// Reports values that cannot work.
+    fn validate(&self, _check: &mut Check<'_>) {}
+}

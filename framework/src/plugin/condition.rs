@@ -1,0 +1,119 @@
+//! What a sample shall show: class labels or text.
+
+use std::fmt::Debug;
+
+use anyhow::Result;
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+
+use crate::erase::Erased;
+use crate::recipe::Check;
+use crate::registry::Described;
+
+/// A batch of conditions.
+#[derive(Debug, Clone)]
+pub enum Condition {
+    /// Class labels, `[batch]`; the number of classes itself is the null label.
+    Labels(Tensor<1, Int>),
+    /// Text features, `[batch, tokens, channels]`.
+    Text(Tensor<3>),
+}
+
+impl Condition {
+    /// Labels from numbers.
+    pub fn labels(labels: &[i64], device: &Device) -> Self {
+        Self::Labels(Tensor::from_data(TensorData::new(labels.to_vec(), [labels.len()]), device))
+    }
+
+    /// Takes `null` where `drop` says so (classifier-free guidance training).
+    ///
+    /// # Shapes
+    /// * `drop`: `[batch]`
+    pub fn replace(self, drop: Tensor<1, Bool>, null: Self) -> Self {
+        match (self, null) {
+            (Self::Labels(labels), Self::Labels(null)) => Self::Labels(labels.mask_where(drop, null)),
+            (Self::Text(text), Self::Text(null)) => {
+                let [batch, tokens, channels] = text.dims();
+                let drop = drop.reshape([batch, 1, 1]).expand([batch, tokens, channels]);
+                Self::Text(text.mask_where(drop, null))
+            }
+            (kept, _) => kept,
+        }
+    }
+
+    /// Both batches, one after the other.
+    pub fn concat(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Labels(a), Self::Labels(b)) => Self::Labels(Tensor::cat(vec![a, b], 0)),
+            (Self::Text(a), Self::Text(b)) => Self::Text(Tensor::cat(vec![a, b], 0)),
+            (kept, _) => kept,
+        }
+    }
+}
+
+/// What kind of condition a network gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConditionSpec {
+    /// Labels 0 to `num_classes` − 1; `num_classes` is the null label.
+    Labels {
+        /// Number of classes without the null label.
+        num_classes: usize,
+    },
+    /// Text features.
+    Text {
+        /// Tokens per caption.
+        tokens: usize,
+        /// Channels per token.
+        channels: usize,
+    },
+}
+
+impl ConditionSpec {
+    /// The kind in words, for messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Labels { .. } => "class labels",
+            Self::Text { .. } => "text",
+        }
+    }
+}
+
+/// Turns what the data says about an example into a network's condition; never trains.
+pub trait Conditioner: Erased<ConditionerKind> {
+    /// Conditions of a batch; `labels` and `captions` have one entry per example.
+    ///
+    /// # Errors
+    /// A label out of range, or a caption that is needed and absent.
+    fn condition(&self, labels: &[i64], captions: &[Option<String>], device: &Device) -> Result<Condition>;
+
+    /// The condition that stands for "anything", `batch` times.
+    fn null(&self, batch: usize, device: &Device) -> Condition;
+}
+crate::module_kind!(
+    /// Conditioners as a kind of plugin.
+    ConditionerKind, "conditioner", Conditioner
+);
+
+/// What a conditioner is told about the run.
+#[derive(Debug, Clone)]
+pub struct ConditionerContext {
+    /// Classes of the data set.
+    pub num_classes: usize,
+    /// Where weights live.
+    pub device: Device,
+}
+
+/// A conditioner as a recipe names it.
+#[typetag::serde(tag = "type")]
+pub trait ConditionerConfig: Described + Debug + Send + Sync {
+    /// What it will produce.
+    fn spec(&self, num_classes: usize) -> ConditionSpec;
+
+    /// Builds it.
+    ///
+    /// # Errors
+    /// A missing or unfit weight file.
+    fn build(&self, ctx: &ConditionerContext) -> Result<Box<dyn Conditioner>>;
+
+    /// Reports values that cannot work.
+    fn validate(&self, _check: &mut Check<'_>) {}
+}
