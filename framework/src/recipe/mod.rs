@@ -17,10 +17,17 @@ mod loading;
 mod locate;
 mod merge;
 mod origin;
+mod plan;
 mod profiles;
 mod resolved;
+mod schema;
 mod text;
 mod yaml;
 
 pub use check::Check;
 pub use layers::Layered;
+pub use plan::Plan;
+pub use schema::{
+    AlignmentTerm, EmaSection, EmaWarmup, LabelSampling, LoaderSection, LogSection, Recipe, SampleSection,
+    ScheduleSection, ScheduleShape, TrainSection,
+};

@@ -1,0 +1,165 @@
+//! A recipe with all its shapes worked out, before anything is allocated.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+use super::check::Check;
+use super::layers::Layered;
+use super::schema::Recipe;
+use crate::plugin::encoder::WeightFile;
+use crate::plugin::{BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderSpec, LatentShape, PatchGrid};
+
+/// A recipe that fits together, with its sizes.
+#[derive(Debug)]
+pub struct Plan {
+    /// What was asked for.
+    pub recipe: Recipe,
+    /// Name of the recipe file, without its ending.
+    pub recipe_name: String,
+    /// Name of the profile.
+    pub profile_name: String,
+    /// Shape of a clean sample.
+    pub latent: LatentShape,
+    /// Kind of condition.
+    pub condition: ConditionSpec,
+    /// Sizes of the backbone.
+    pub backbone: BackboneSpec,
+    /// Sizes of the encoders, by term.
+    pub encoders: Vec<Vec<EncoderSpec>>,
+    /// Files that are needed and absent, and data that cannot be opened.
+    pub missing: Vec<WeightFile>,
+}
+
+impl Plan {
+    /// Reads the recipe and works out every shape.
+    ///
+    /// # Errors
+    /// `file:line: key: message` for each value that cannot work, alone or with the others.
+    pub fn new(layered: &Layered) -> Result<Self> {
+        let recipe: Recipe = layered.extract()?;
+        layered.check(|check| recipe.validate(check))?;
+        let mut plan = None;
+        layered.check(|check| plan = compose(&recipe, check))?;
+        let (recipe_name, profile_name) = (layered.recipe_name().to_string(), layered.profile_name().to_string());
+        // `compose` returns nothing only after it has recorded a problem, which the line above has returned.
+        let sizes = plan.context("the recipe does not fit together")?;
+        let Sizes { latent, condition, backbone, encoders, missing } = sizes;
+        Ok(Self { recipe, recipe_name, profile_name, latent, condition, backbone, encoders, missing })
+    }
+
+    /// What the backbone is told.
+    pub fn backbone_context(&self) -> BackboneContext {
+        backbone_context(&self.recipe, self.latent, self.condition)
+    }
+
+    /// What the data set is told.
+    pub fn dataset_context(&self) -> DatasetContext {
+        DatasetContext { image_size: self.recipe.image_size, seed: self.recipe.seed }
+    }
+
+    /// Hash of everything that decides the run's numbers: the recipe without logging and loader threads.
+    ///
+    /// # Errors
+    /// A plugin's config cannot be written as YAML.
+    pub fn digest(&self) -> Result<String> {
+        let mut value = serde_yaml::to_value(&self.recipe).context("cannot write the recipe")?;
+        if let Some(map) = value.as_mapping_mut() {
+            map.remove("log");
+            map.remove("loader");
+        }
+        let text = serde_yaml::to_string(&value).context("cannot write the recipe")?;
+        let hash = Sha256::digest(text.as_bytes());
+        Ok(hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// `<runs>/<recipe>-<profile>-<digest>`.
+    ///
+    /// # Errors
+    /// As [`digest`](Self::digest).
+    pub fn run_dir(&self, runs: &Path) -> Result<PathBuf> {
+        Ok(runs.join(format!("{}-{}-{}", self.recipe_name, self.profile_name, self.digest()?)))
+    }
+}
+
+struct Sizes {
+    latent: LatentShape,
+    condition: ConditionSpec,
+    backbone: BackboneSpec,
+    encoders: Vec<Vec<EncoderSpec>>,
+    missing: Vec<WeightFile>,
+}
+
+fn backbone_context(recipe: &Recipe, input: LatentShape, condition: ConditionSpec) -> BackboneContext {
+    BackboneContext { input, condition, has_interval: recipe.objective.has_interval() }
+}
+
+fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
+    let mut missing = vec![];
+    let condition = condition(recipe, check, &mut missing)?;
+    let latent = record(check, "autoencoder", recipe.autoencoder.latent_shape(recipe.image_size))?;
+    missing.extend(recipe.autoencoder.weights().into_iter().filter(|file| !file.path.exists()));
+    let context = backbone_context(recipe, latent, condition);
+    let backbone = record(check, "backbone", recipe.backbone.spec(&context))?;
+    let samplers = recipe.objective.samplers();
+    let sampler = serde_yaml::to_value(&recipe.sample.sampler).ok();
+    let sampler = sampler.as_ref().and_then(|value| value.get("type")).and_then(|name| name.as_str());
+    if let Some(sampler) = sampler.filter(|name| !samplers.contains(name)) {
+        check.bad("sample.sampler.type", format!(
+            "sampler `{sampler}` cannot use networks of this objective; it has: {}", samplers.join(", ")
+        ));
+    }
+    let mut encoders = vec![];
+    for (i, term) in recipe.alignment.iter().enumerate() {
+        check.within(&format!("alignment.{i}"), |check| {
+            check.range("encoder_depth", term.encoder_depth, 1, backbone.depth);
+            let mut specs = vec![];
+            for (k, encoder) in term.encoders.iter().enumerate() {
+                let key = format!("encoders.{k}");
+                let spec = record(check, &key, encoder.spec(recipe.image_size, backbone.grid));
+                if let Some(spec) = &spec {
+                    grids(check, &key, spec.grid, backbone.grid);
+                    missing.extend(spec.weights.iter().filter(|file| !file.path.exists()).cloned());
+                }
+                specs.extend(spec);
+            }
+            encoders.push(specs);
+        });
+    }
+    Some(Sizes { latent, condition, backbone, encoders, missing })
+}
+
+fn grids(check: &mut Check<'_>, key: &str, encoder: PatchGrid, backbone: PatchGrid) {
+    if encoder != backbone {
+        check.bad(key, format!(
+            "the encoder's grid is {encoder} and the backbone's is {backbone}; they must be equal: change the \
+             backbone's patch_size, image_size, or choose an encoder whose grid follows"
+        ));
+    }
+}
+
+fn condition(recipe: &Recipe, check: &mut Check<'_>, missing: &mut Vec<WeightFile>) -> Option<ConditionSpec> {
+    if let Some(num_classes) = recipe.data.num_classes_hint() {
+        return Some(recipe.conditioner.spec(num_classes));
+    }
+    let ctx = DatasetContext { image_size: recipe.image_size, seed: recipe.seed };
+    match recipe.data.open(&ctx) {
+        Ok(data) => Some(recipe.conditioner.spec(data.num_classes())),
+        Err(problem) => match recipe.conditioner.spec(0) {
+            ConditionSpec::Labels { num_classes: 0 } => {
+                check.bad("data", format!("{problem:#}"));
+                None
+            }
+            // The recipe says how many classes there are, so shapes can be checked without the data.
+            known => {
+                missing.push(WeightFile { path: PathBuf::new(), command: format!("{problem:#}") });
+                Some(known)
+            }
+        },
+    }
+}
+
+fn record<T>(check: &mut Check<'_>, key: &str, result: Result<T>) -> Option<T> {
+    result.map_err(|problem| check.bad(key, format!("{problem:#}"))).ok()
+}

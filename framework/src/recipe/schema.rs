@@ -1,0 +1,315 @@
+//! What a recipe says, section by section.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::check::Check;
+use crate::ops::DeviceChoice;
+use crate::plugin::{
+    AlignmentLossConfig, AutoencoderConfig, BackboneConfig, ConditionerConfig, DatasetConfig, EncoderConfig,
+    NormalizerConfig, ObjectiveConfig, ProjectorConfig, SamplerConfig,
+};
+use crate::sample::Quantization;
+
+/// A whole run: method and scale together.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Seed of every random draw.
+    pub seed: u64,
+    /// `auto`, `cpu`, `flex`, `cuda` or `cuda:<index>`.
+    pub device: String,
+    /// Where pictures come from.
+    pub data: Box<dyn DatasetConfig>,
+    /// Side of the pictures, in pixels.
+    pub image_size: usize,
+    /// Probability of mirroring a picture left to right.
+    pub flip: f64,
+    /// How batches are prepared.
+    pub loader: LoaderSection,
+    /// From pictures to clean samples.
+    pub autoencoder: Box<dyn AutoencoderConfig>,
+    /// From labels or captions to conditions.
+    pub conditioner: Box<dyn ConditionerConfig>,
+    /// The network.
+    pub backbone: Box<dyn BackboneConfig>,
+    /// What it learns to predict.
+    pub objective: Box<dyn ObjectiveConfig>,
+    /// Alignment terms, added to the objective's loss; none is plain training.
+    pub alignment: Vec<AlignmentTerm>,
+    /// The optimizer's settings.
+    pub train: TrainSection,
+    /// How previews and samples are drawn.
+    pub sample: SampleSection,
+    /// What is written while training, and when.
+    pub log: LogSection,
+}
+
+/// One alignment term: encoder features, normalized, against projected tokens.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlignmentTerm {
+    /// Encoders, each with its own projector; their losses are averaged.
+    pub encoders: Vec<Box<dyn EncoderConfig>>,
+    /// What happens to the features first.
+    pub normalizer: Box<dyn NormalizerConfig>,
+    /// From backbone tokens to feature space.
+    pub projector: Box<dyn ProjectorConfig>,
+    /// Distance of both.
+    pub loss: Box<dyn AlignmentLossConfig>,
+    /// Weight of this term.
+    pub proj_coeff: f64,
+    /// The block whose output is aligned, counted from 1.
+    pub encoder_depth: usize,
+    /// The term is left out from this step on; never when absent.
+    #[serde(default)]
+    pub until_step: Option<u64>,
+}
+
+/// How batches are prepared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoaderSection {
+    /// Threads that read and decode; 0 prepares batches between steps.
+    pub num_workers: usize,
+    /// Batches kept ready.
+    pub prefetch: usize,
+}
+
+impl Default for LoaderSection {
+    fn default() -> Self {
+        Self { num_workers: 1, prefetch: 2 }
+    }
+}
+
+/// The optimizer's settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrainSection {
+    /// Optimizer steps of the whole run.
+    pub steps: u64,
+    /// Samples per optimizer step.
+    pub global_batch_size: usize,
+    /// Samples per forward pass; gradients are accumulated over `global_batch_size / micro_batch_size` passes.
+    pub micro_batch_size: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// How the learning rate changes over the run.
+    pub schedule: ScheduleSection,
+    /// AdamW's decay of the first and second moments.
+    pub betas: [f64; 2],
+    /// AdamW's term beside the root of the second moment.
+    pub eps: f64,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest global L2 norm of the gradient; no clipping when null.
+    pub max_grad_norm: Option<f64>,
+    /// Moving averages of the weights.
+    pub ema: Vec<EmaSection>,
+}
+
+/// How the learning rate changes over the run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScheduleSection {
+    /// What follows the warm-up.
+    pub shape: ScheduleShape,
+    /// Steps over which the rate rises linearly from zero.
+    pub warmup_steps: u64,
+    /// Fraction of the run at which the decay begins.
+    pub decay_from: f64,
+    /// Fraction of the peak rate left at the last step.
+    pub final_fraction: f64,
+}
+
+impl Default for ScheduleSection {
+    fn default() -> Self {
+        Self { shape: ScheduleShape::Constant, warmup_steps: 0, decay_from: 0.0, final_fraction: 0.0 }
+    }
+}
+
+/// Shape of the learning rate after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ScheduleShape {
+    /// The peak rate.
+    Constant,
+    /// A straight line to `final_fraction`.
+    Linear,
+    /// Half a cosine to `final_fraction`.
+    Cosine,
+}
+
+/// One moving average of the weights.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EmaSection {
+    /// Its name, in files and in `sample.weights`.
+    pub name: String,
+    /// Share of the old average that each step keeps.
+    pub decay: f64,
+    /// How the decay starts.
+    #[serde(default)]
+    pub warmup: EmaWarmup,
+}
+
+/// How a moving average's decay starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EmaWarmup {
+    /// The full decay from the first step.
+    #[default]
+    None,
+    /// `min(decay, 1 − 5/(step + 1))`: short runs average over their last fifth.
+    ShortHorizon,
+}
+
+/// How previews and samples are drawn.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampleSection {
+    /// The solver.
+    pub sampler: Box<dyn SamplerConfig>,
+    /// Classifier-free guidance scale; 1 is none.
+    pub cfg_scale: f64,
+    /// First time at which guidance acts.
+    pub guidance_low: f64,
+    /// Last time at which guidance acts.
+    pub guidance_high: f64,
+    /// Name of a moving average, or `model`.
+    pub weights: String,
+    /// Pictures of a preview; 0 draws none.
+    pub num_preview: usize,
+    /// How classes are chosen.
+    pub label_sampling: LabelSampling,
+    /// How values become bytes.
+    pub quantization: Quantization,
+}
+
+/// How the classes of samples are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LabelSampling {
+    /// Independent and uniform.
+    Random,
+    /// Every class equally often; the count must be a multiple of the classes.
+    Balanced,
+}
+
+/// What is written while training, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogSection {
+    /// Steps between scalars.
+    pub every: u64,
+    /// Steps between previews; 0 draws one at the end only.
+    pub preview_every: u64,
+    /// Steps between checkpoints; 0 saves at the end only.
+    pub checkpoint_every: u64,
+    /// Checkpoints kept; older ones are deleted.
+    pub keep_checkpoints: usize,
+    /// Steps between histograms of weights; 0 writes none.
+    pub histogram_every: u64,
+    /// Whether a small classifier judges samples at the end; needs the data set `shapes`.
+    pub classifier: bool,
+}
+
+impl Recipe {
+    /// Reports every value that cannot work on its own or with its neighbors.
+    pub fn validate(&self, check: &mut Check<'_>) {
+        if let Err(problem) = DeviceChoice::parse(&self.device) {
+            check.bad("device", problem);
+        }
+        check.range("image_size", self.image_size, 1, 4096);
+        check.range("flip", self.flip, 0.0, 1.0);
+        check.within("loader", |check| {
+            check.range("num_workers", self.loader.num_workers, 0, 256);
+            check.range("prefetch", self.loader.prefetch, 0, 1024);
+        });
+        check.within("autoencoder", |check| self.autoencoder.validate(check));
+        check.within("conditioner", |check| self.conditioner.validate(check));
+        check.within("backbone", |check| self.backbone.validate(check));
+        check.within("objective", |check| self.objective.validate(check));
+        for (i, term) in self.alignment.iter().enumerate() {
+            check.within(&format!("alignment.{i}"), |check| term.validate(check));
+        }
+        check.within("train", |check| self.train.validate(check));
+        check.within("sample", |check| self.sample.validate(&self.train.ema, check));
+        check.within("log", |check| {
+            check.range("every", self.log.every, 1, u64::MAX);
+            check.positive("keep_checkpoints", self.log.keep_checkpoints);
+        });
+    }
+}
+
+impl AlignmentTerm {
+    fn validate(&self, check: &mut Check<'_>) {
+        if self.encoders.is_empty() {
+            check.bad("encoders", "the list is empty; name at least one encoder, or remove the term");
+        }
+        for (i, encoder) in self.encoders.iter().enumerate() {
+            check.within(&format!("encoders.{i}"), |check| encoder.validate(check));
+        }
+        check.within("normalizer", |check| self.normalizer.validate(check));
+        check.within("projector", |check| self.projector.validate(check));
+        check.within("loss", |check| self.loss.validate(check));
+        check.range("proj_coeff", self.proj_coeff, 0.0, 1e6);
+    }
+}
+
+impl TrainSection {
+    /// Forward passes of one optimizer step.
+    pub fn micro_batches(&self) -> usize {
+        self.global_batch_size / self.micro_batch_size.max(1)
+    }
+
+    fn validate(&self, check: &mut Check<'_>) {
+        check.range("steps", self.steps, 1, 1_000_000_000);
+        check.range("global_batch_size", self.global_batch_size, 1, 1 << 20);
+        check.positive("micro_batch_size", self.micro_batch_size);
+        if self.micro_batch_size > 0 && self.global_batch_size % self.micro_batch_size != 0 {
+            let (global, micro) = (self.global_batch_size, self.micro_batch_size);
+            check.bad("micro_batch_size", format!("`{micro}` does not divide global_batch_size `{global}`"));
+        }
+        check.range("learning_rate", self.learning_rate, 0.0, 1e3);
+        check.within("schedule", |check| {
+            check.range("decay_from", self.schedule.decay_from, 0.0, 1.0);
+            check.range("final_fraction", self.schedule.final_fraction, 0.0, 1.0);
+        });
+        for (i, beta) in self.betas.iter().enumerate() {
+            check.range(&format!("betas.{i}"), *beta, 0.0, 0.999_999_9);
+        }
+        check.range("eps", self.eps, 0.0, 1.0);
+        check.range("weight_decay", self.weight_decay, 0.0, 1e3);
+        if let Some(norm) = self.max_grad_norm {
+            check.range("max_grad_norm", norm, f64::MIN_POSITIVE, 1e9);
+        }
+        for (i, ema) in self.ema.iter().enumerate() {
+            check.within(&format!("ema.{i}"), |check| {
+                check.range("decay", ema.decay, 0.0, 1.0);
+                let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                if ema.name.is_empty() || ema.name == "model" || !ema.name.chars().all(is_word) {
+                    check.bad("name", format!("`{}` is not allowed; use letters, digits and _, not `model`", ema.name));
+                }
+                if self.ema[..i].iter().any(|other| other.name == ema.name) {
+                    check.bad("name", format!("`{}` names two averages", ema.name));
+                }
+            });
+        }
+    }
+}
+
+impl SampleSection {
+    fn validate(&self, emas: &[EmaSection], check: &mut Check<'_>) {
+        check.within("sampler", |check| self.sampler.validate(check));
+        check.range("cfg_scale", self.cfg_scale, 0.0, 1e3);
+        check.range("guidance_low", self.guidance_low, 0.0, 1.0);
+        check.range("guidance_high", self.guidance_high, 0.0, 1.0);
+        if self.guidance_low > self.guidance_high {
+            check.bad("guidance_low", format!("`{}` is above guidance_high `{}`", self.guidance_low, self.guidance_high));
+        }
+        let known: Vec<&str> = emas.iter().map(|ema| ema.name.as_str()).chain(["model"]).collect();
+        check.one_of("weights", &self.weights, &known);
+        check.range("num_preview", self.num_preview, 0, 1024);
+    }
+}
