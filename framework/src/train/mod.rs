@@ -1,1 +1,24 @@
-//! TODO
+//! From a plan to a trained network.
+//!
+//! [`Trainer::step`] is one optimizer step; [`run`] is the loop around it with checkpoints, logs and previews.
+
+mod alignment;
+mod assembly;
+mod ema;
+mod flat;
+mod model;
+mod optimizer;
+mod preview;
+mod run;
+mod schedule;
+mod trainer;
+
+pub use alignment::{Alignment, Term};
+pub use assembly::Assembly;
+pub use ema::Ema;
+pub use model::{TrainModel, build_model};
+pub use optimizer::{Gradients, Optimizer, OptimizerSettings};
+pub use preview::{Sampling, quantized_samples};
+pub use run::{RunOptions, run};
+pub use schedule::learning_rate;
+pub use trainer::{StepStats, Trainer};

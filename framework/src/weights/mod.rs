@@ -6,6 +6,8 @@ mod modules;
 pub use files::{read_safetensors, write_safetensors};
 pub use modules::{ParamInfo, load_state_dict, parameters, state_dict, to_host};
 
+pub(crate) use modules::Names;
+
 use std::collections::BTreeMap;
 
 /// A tensor in the host's memory, row-major.

@@ -132,18 +132,18 @@ fn shortened(names: &[&str]) -> String {
 
 /// The name segments from the root to where a visitor is.
 #[derive(Debug, Default)]
-struct Names(Vec<String>);
+pub(crate) struct Names(Vec<String>);
 
 impl Names {
-    fn enter(&mut self, name: &str) {
+    pub(crate) fn enter(&mut self, name: &str) {
         self.0.push(name.to_string());
     }
 
-    fn exit(&mut self) {
+    pub(crate) fn exit(&mut self) {
         self.0.pop();
     }
 
-    fn full(&self) -> String {
+    pub(crate) fn full(&self) -> String {
         let skipped = usize::from(self.0.first().is_some_and(|name| name == "backbone"));
         self.0[skipped..].join(".")
     }

@@ -1,0 +1,118 @@
+//! Alignment of backbone tokens with encoder features.
+
+use anyhow::{Result, ensure};
+use burn::tensor::Tensor;
+
+use super::model::TrainModel;
+use crate::erase::Slot;
+use crate::plugin::{AlignmentLoss, EncoderKind, Normalizer, PatchGrid};
+
+/// All alignment terms of a run.
+#[derive(Debug, Default)]
+pub struct Alignment {
+    /// The terms, in the recipe's order.
+    pub terms: Vec<Term>,
+    /// Grid of the backbone's tokens.
+    pub grid: Option<PatchGrid>,
+}
+
+/// One term.
+#[derive(Debug)]
+pub struct Term {
+    /// Frozen encoders.
+    pub encoders: Vec<Slot<EncoderKind>>,
+    /// What happens to their features first.
+    pub normalizer: Box<dyn Normalizer>,
+    /// Distance of features and projected tokens.
+    pub loss: Box<dyn AlignmentLoss>,
+    /// Weight of the term.
+    pub proj_coeff: f64,
+    /// The aligned block, counted from 1.
+    pub encoder_depth: usize,
+    /// The term is left out from this step on.
+    pub until_step: Option<u64>,
+}
+
+impl Term {
+    /// Whether the term counts at this optimizer step.
+    pub fn is_active(&self, step: u64) -> bool {
+        self.until_step.is_none_or(|until| step < until)
+    }
+}
+
+impl Alignment {
+    /// Blocks to tap at this step, ascending and without repetition.
+    pub fn taps(&self, step: u64) -> Vec<usize> {
+        let active = self.terms.iter().filter(|term| term.is_active(step));
+        let mut taps: Vec<usize> = active.map(|term| term.encoder_depth).collect();
+        taps.sort_unstable();
+        taps.dedup();
+        taps
+    }
+
+    /// Normalized features by term and encoder; empty for a term that does not count at this step.
+    ///
+    /// # Shapes
+    /// * `images`: `[batch, 3, height, width]`, RGB in 0..255, without graph
+    ///
+    /// # Errors
+    /// An encoder refuses the pictures.
+    pub fn targets(&self, images: &Tensor<4>, step: u64) -> Result<Vec<Vec<Tensor<3>>>> {
+        let Some(grid) = self.grid else { return Ok(vec![]) };
+        let features = |term: &Term| {
+            let encode = |encoder: &Slot<EncoderKind>| {
+                Ok(term.normalizer.normalize(encoder.encode(images.clone())?.tokens, grid))
+            };
+            let encoders = if term.is_active(step) { &term.encoders[..] } else { &[] };
+            encoders.iter().map(encode).collect::<Result<Vec<_>>>()
+        };
+        self.terms.iter().map(features).collect()
+    }
+
+    /// The weighted sum of all terms, and each term's raw loss.
+    ///
+    /// # Shapes
+    /// * `targets`: as [`targets`](Self::targets) returns them
+    /// * `taps`: tokens after the blocks of [`taps`](Self::taps)
+    ///
+    /// # Errors
+    /// Projected tokens and features have different shapes.
+    pub fn loss(
+        &self,
+        model: &TrainModel,
+        taps: &[Tensor<3>],
+        targets: Vec<Vec<Tensor<3>>>,
+        step: u64,
+    ) -> Result<(Option<Tensor<1>>, Vec<(usize, Tensor<1>)>)> {
+        let depths = self.taps(step);
+        let (mut total, mut raw, mut projector) = (None, vec![], 0);
+        let Some(grid) = self.grid else { return Ok((None, raw)) };
+        for (i, (term, targets)) in self.terms.iter().zip(targets).enumerate() {
+            let (first, count) = (projector, targets.len());
+            projector += term.encoders.len().max(count);
+            let Some(tap) = depths.iter().position(|depth| *depth == term.encoder_depth).and_then(|at| taps.get(at))
+            else {
+                continue;
+            };
+            let mut sum = None;
+            for (target, projector) in targets.into_iter().zip(&model.projectors[first..]) {
+                let projected = projector.forward(tap.clone(), grid);
+                ensure!(
+                    projected.dims() == target.dims(),
+                    "alignment term {i}: projected tokens are {:?} and features {:?}",
+                    projected.dims(),
+                    target.dims()
+                );
+                let target = if target.is_autodiff() { target } else { Tensor::from_inner(target) };
+                let loss = term.loss.loss(target, projected, tap.clone());
+                sum = Some(sum.map_or(loss.clone(), |sum: Tensor<1>| sum + loss));
+            }
+            let Some(sum) = sum else { continue };
+            let mean = sum / count as f64;
+            raw.push((i, mean.clone().detach()));
+            let weighted = mean * term.proj_coeff;
+            total = Some(total.map_or(weighted.clone(), |total: Tensor<1>| total + weighted));
+        }
+        Ok((total, raw))
+    }
+}

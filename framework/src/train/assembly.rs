@@ -1,0 +1,136 @@
+//! A plan's parts, built for a device.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::alignment::{Alignment, Term};
+use super::model::TrainModel;
+use crate::data::loader::Batch;
+use crate::erase::Slot;
+use crate::ops::{self, DeviceChoice};
+use crate::plugin::{
+    AutoencoderKind, ConditionerContext, ConditionerKind, Dataset, EncoderContext, Objective, ObjectiveInput, Sampler,
+};
+use crate::recipe::{AlignmentTerm, Plan};
+use crate::streams::Streams;
+
+/// Everything of a run that is not trained.
+#[derive(Debug)]
+pub struct Assembly {
+    /// Where the run happens, without autodiff.
+    pub device: Device,
+    /// Where pictures come from.
+    pub dataset: Arc<dyn Dataset>,
+    /// From pictures to clean samples.
+    pub autoencoder: Slot<AutoencoderKind>,
+    /// From labels to conditions.
+    pub conditioner: Slot<ConditionerKind>,
+    /// What the network learns to predict.
+    pub objective: Box<dyn Objective>,
+    /// What its tokens are aligned with.
+    pub alignment: Alignment,
+    /// How samples are drawn.
+    pub sampler: Box<dyn Sampler>,
+}
+
+/// The loss of one micro-batch.
+pub struct MicroLoss {
+    /// What is differentiated, `[1]`.
+    pub total: Tensor<1>,
+    /// Scalars to log, `[1]` each, by tag.
+    pub scalars: Vec<(String, Tensor<1>)>,
+}
+
+impl Assembly {
+    /// Opens the data and builds every frozen part.
+    ///
+    /// # Errors
+    /// The device, the data or a weight file is not there; the message says how to get it.
+    pub fn new(plan: &Plan) -> Result<Self> {
+        let recipe = &plan.recipe;
+        let device = ops::open(DeviceChoice::parse(&recipe.device)?)?;
+        if let Some(file) = plan.missing.first() {
+            match file.path.as_os_str().is_empty() {
+                true => bail!("{}", file.command),
+                false => bail!("`{}` is missing; {}", file.path.display(), file.command),
+            }
+        }
+        let dataset: Arc<dyn Dataset> = recipe.data.open(&plan.dataset_context()).context("data")?.into();
+        let context = ConditionerContext { num_classes: dataset.num_classes(), device: device.clone() };
+        let alignment = Alignment {
+            terms: recipe.alignment.iter().map(|term| build_term(plan, term, &device)).collect::<Result<_>>()?,
+            grid: Some(plan.backbone.grid),
+        };
+        Ok(Self {
+            autoencoder: Slot::new(recipe.autoencoder.build(&device).context("autoencoder")?),
+            conditioner: Slot::new(recipe.conditioner.build(&context).context("conditioner")?),
+            objective: recipe.objective.build(),
+            sampler: recipe.sample.sampler.build(),
+            alignment,
+            dataset,
+            device,
+        })
+    }
+
+    /// The loss of one micro-batch: objective plus alignment. Design, section 6.
+    ///
+    /// # Errors
+    /// A part refuses the batch.
+    pub fn loss(&self, model: &TrainModel, batch: &Batch, streams: &Streams) -> Result<MicroLoss> {
+        let images = images(batch, &self.device)?;
+        let training = self.device.clone().autodiff();
+        let taps = self.alignment.taps(streams.step);
+        let targets = self.alignment.targets(&images, streams.step)?;
+        let x0 = Tensor::from_inner(self.autoencoder.encode(images, streams));
+        let draws = self.objective.draw(x0.dims(), streams, &training);
+        let condition = self.conditioner.condition(&batch.labels, &batch.captions, &training)?;
+        let null = self.conditioner.null(batch.labels.len(), &training);
+        let input = ObjectiveInput { x0, condition, null, draws, taps: &taps };
+        let output = self.objective.loss(&*model.backbone, input)?;
+        let mut scalars: Vec<_> =
+            output.scalars.into_iter().map(|(name, value)| (format!("train/{name}"), value)).collect();
+        let (aligned, raw) = self.alignment.loss(model, &output.taps, targets, streams.step)?;
+        for (i, loss) in raw {
+            let suffix = if i == 0 { String::new() } else { format!("_{i}") };
+            scalars.push((format!("train/align_loss{suffix}"), loss));
+        }
+        let total = match aligned {
+            Some(aligned) => {
+                scalars.push(("train/proj_loss".into(), aligned.clone().detach()));
+                output.loss + aligned
+            }
+            None => output.loss,
+        };
+        scalars.push(("train/loss".into(), total.clone().detach()));
+        Ok(MicroLoss { total, scalars })
+    }
+}
+
+/// A batch's pictures as floats in 0..255.
+fn images(batch: &Batch, device: &Device) -> Result<Tensor<4>> {
+    let (count, side) = (batch.labels.len(), batch.image_size);
+    if batch.images.len() != count * 3 * side * side {
+        bail!("a batch of {count} pictures of side {side} has {} bytes", batch.images.len());
+    }
+    let values: Vec<f32> = batch.images.iter().map(|byte| f32::from(*byte)).collect();
+    Ok(Tensor::from_data(TensorData::new(values, [count, 3, side, side]), device))
+}
+
+fn build_term(plan: &Plan, term: &AlignmentTerm, device: &Device) -> Result<Term> {
+    let context = EncoderContext {
+        image_size: plan.recipe.image_size,
+        backbone_grid: plan.backbone.grid,
+        device: device.clone(),
+    };
+    let encoders = term.encoders.iter().map(|encoder| Ok(Slot::new(encoder.build(&context).context("encoder")?)));
+    Ok(Term {
+        encoders: encoders.collect::<Result<_>>()?,
+        normalizer: term.normalizer.build(),
+        loss: term.loss.build(),
+        proj_coeff: term.proj_coeff,
+        encoder_depth: term.encoder_depth,
+        until_step: term.until_step,
+    })
+}

@@ -1,0 +1,107 @@
+//! AdamW over all trainable parameters, with clipping by global norm.
+
+use anyhow::Result;
+use burn::tensor::{Gradients as Graph, Tensor, TensorData};
+
+use super::flat::{flat_gradients, flat_parameters, with_flat};
+use super::model::TrainModel;
+use crate::ops::{self, AdamWState, AdamWStep};
+use crate::weights::{HostTensor, StateDict, to_host};
+
+/// What an optimizer needs beside the learning rate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OptimizerSettings {
+    /// Decay of the first and second moments.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Largest global L2 norm of the gradient, over backbone and projectors together.
+    pub max_grad_norm: Option<f64>,
+}
+
+/// Gradients of all trainable parameters, summed over micro-batches.
+#[derive(Debug, Default)]
+pub struct Gradients(Vec<Tensor<1>>);
+
+impl Gradients {
+    /// Adds the gradients of one backward pass.
+    pub fn add(&mut self, model: &TrainModel, mut graph: Graph) {
+        let new = flat_gradients(model, &mut graph);
+        if self.0.is_empty() {
+            self.0 = new;
+        } else {
+            self.0 = std::mem::take(&mut self.0).into_iter().zip(new).map(|(sum, new)| sum + new).collect();
+        }
+    }
+}
+
+/// AdamW and its moments.
+#[derive(Debug)]
+pub struct Optimizer {
+    settings: OptimizerSettings,
+    names: Vec<String>,
+    state: AdamWState,
+    step: u64,
+}
+
+impl Optimizer {
+    /// An optimizer that has done no step.
+    pub fn new(model: &TrainModel, settings: OptimizerSettings) -> Self {
+        let (names, params) = flat_parameters(model, true);
+        let zeros = || params.iter().map(Tensor::zeros_like).collect();
+        Self { settings, names, state: AdamWState { first: zeros(), second: zeros() }, step: 0 }
+    }
+
+    /// One update. Returns the model and the gradient's global norm before clipping, `[1]`.
+    pub fn step(&mut self, model: TrainModel, gradients: Gradients, lr: f64) -> (TrainModel, Tensor<1>) {
+        let (_, mut params) = flat_parameters(&model, true);
+        let Some(device) = params.first().map(Tensor::device) else {
+            return (model, Tensor::zeros([1], &burn::tensor::Device::flex()));
+        };
+        self.step += 1;
+        let norm = ops::global_norm(&gradients.0, &device);
+        let OptimizerSettings { betas, eps, weight_decay, max_grad_norm } = self.settings;
+        // PyTorch multiplies by min(1, max/(norm + 1e-6)); this is one over it.
+        let divisor = max_grad_norm.map(|max| ((norm.clone() + 1e-6) / max).clamp_min(1.0));
+        let settings = AdamWStep { step: self.step, lr, betas, eps, weight_decay };
+        let is_in_place = ops::adamw(&mut params, gradients.0, &mut self.state, settings, divisor);
+        let model = if is_in_place { model } else { with_flat(model, &params, true) };
+        (model, norm)
+    }
+
+    /// Moments by parameter name, and the number of steps done.
+    pub fn state_dict(&self) -> (StateDict, u64) {
+        let mut dict = StateDict::new();
+        for (i, name) in self.names.iter().enumerate() {
+            for (kind, list) in [("first", &self.state.first), ("second", &self.state.second)] {
+                let values = to_host(list[i].clone());
+                dict.insert(format!("{kind}.{name}"), HostTensor { shape: vec![values.len()], values });
+            }
+        }
+        (dict, self.step)
+    }
+
+    /// Takes moments and step from a checkpoint.
+    ///
+    /// # Errors
+    /// A moment is missing or has another size.
+    pub fn load_state_dict(&mut self, mut dict: StateDict, step: u64) -> Result<()> {
+        for (i, name) in self.names.iter().enumerate() {
+            for (kind, list) in [("first", &mut self.state.first), ("second", &mut self.state.second)] {
+                let key = format!("{kind}.{name}");
+                let [size] = list[i].dims();
+                match dict.remove(&key) {
+                    Some(moment) if moment.values.len() == size => {
+                        list[i] = Tensor::from_data(TensorData::new(moment.values, [size]), &list[i].device());
+                    }
+                    Some(other) => anyhow::bail!("`{key}` has {} values, expected {size}", other.values.len()),
+                    None => anyhow::bail!("`{key}` is missing"),
+                }
+            }
+        }
+        self.step = step;
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! One optimizer step, and the state that steps change.
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Tensor;
+
+use super::assembly::Assembly;
+use super::ema::Ema;
+use super::model::{TrainModel, build_model};
+use super::optimizer::{Gradients, Optimizer, OptimizerSettings};
+use super::schedule::learning_rate;
+use crate::data::loader::{Loader, LoaderConfig};
+use crate::ops;
+use crate::recipe::Plan;
+use crate::streams::Streams;
+use crate::weights::to_host;
+
+/// A run in memory: what is trained, and how far it is.
+#[derive(Debug)]
+pub struct Trainer {
+    /// Everything that is not trained.
+    pub assembly: Assembly,
+    /// Optimizer steps done.
+    pub step: u64,
+    model: Option<TrainModel>,
+    /// AdamW and its moments.
+    pub optimizer: Optimizer,
+    /// Moving averages, in the recipe's order.
+    pub emas: Vec<Ema>,
+    loader: Option<Loader>,
+}
+
+/// What one step measured; the numbers stay on the device until [`read`](Self::read).
+pub struct StepStats {
+    /// Learning rate that was used.
+    pub learning_rate: f64,
+    /// Seconds spent waiting for data.
+    pub wait_s: f64,
+    scalars: Vec<(String, Tensor<1>)>,
+}
+
+impl StepStats {
+    /// All scalars by tag, averaged over micro-batches.
+    ///
+    /// # Errors
+    /// One of them is not finite.
+    pub fn read(self) -> Result<Vec<(String, f64)>> {
+        let mut read: Vec<(String, f64)> = vec![];
+        let mut counts: Vec<u32> = vec![];
+        for (tag, value) in self.scalars {
+            let value = f64::from(to_host(value).first().copied().unwrap_or(f32::NAN));
+            match read.iter().position(|(known, _)| *known == tag) {
+                Some(at) => {
+                    read[at].1 += value;
+                    counts[at] += 1;
+                }
+                None => {
+                    read.push((tag, value));
+                    counts.push(1);
+                }
+            }
+        }
+        for ((_, value), count) in read.iter_mut().zip(counts) {
+            *value /= f64::from(count);
+        }
+        read.push(("train/lr".into(), self.learning_rate));
+        if let Some((tag, value)) = read.iter().find(|(_, value)| !value.is_finite()) {
+            bail!("`{tag}` is {value}");
+        }
+        Ok(read)
+    }
+}
+
+impl Trainer {
+    /// A run at step 0.
+    ///
+    /// # Errors
+    /// As [`Assembly::new`] and [`build_model`].
+    pub fn new(plan: &Plan) -> Result<Self> {
+        let assembly = Assembly::new(plan)?;
+        let train = &plan.recipe.train;
+        let model = build_model(plan, &assembly.device.clone().autodiff())?;
+        let settings = OptimizerSettings {
+            betas: train.betas,
+            eps: train.eps,
+            weight_decay: train.weight_decay,
+            max_grad_norm: train.max_grad_norm,
+        };
+        let optimizer = Optimizer::new(&model, settings);
+        let emas = train.ema.iter().map(|ema| Ema::new(&model, ema.clone())).collect::<Result<_>>()?;
+        Ok(Self { assembly, step: 0, model: Some(model), optimizer, emas, loader: None })
+    }
+
+    /// The trained weights.
+    pub fn model(&self) -> &TrainModel {
+        match &self.model {
+            Some(model) => model,
+            None => unreachable!("the model is away only inside `step`"),
+        }
+    }
+
+    /// Replaces the trained weights.
+    pub fn set_model(&mut self, model: TrainModel) {
+        self.model = Some(model);
+    }
+
+    /// One optimizer step: gradients over all micro-batches, clip, AdamW, moving averages.
+    ///
+    /// # Errors
+    /// Data cannot be read, or the tensor library fails; the state is then that of the step before.
+    pub fn step(&mut self, plan: &Plan) -> Result<StepStats> {
+        let train = &plan.recipe.train;
+        let micro_batches = train.micro_batches();
+        let streams = Streams::new(plan.recipe.seed);
+        let (mut gradients, mut scalars, mut wait_s) = (Gradients::default(), vec![], 0.0);
+        for micro in 0..micro_batches as u64 {
+            let batch = self.loader(plan)?.next()?;
+            wait_s += batch.wait_s;
+            let loss = ops::guard(|| self.assembly.loss(self.model(), &batch, &streams.at(self.step, micro)))?;
+            scalars.extend(loss.scalars);
+            let model = self.model();
+            ops::guard(|| {
+                gradients.add(model, (loss.total / micro_batches as f64).backward());
+                Ok(())
+            })?;
+        }
+        let learning_rate = learning_rate(train, self.step);
+        let model = self.model.take().context("the model is away")?;
+        let (model, norm) = self.optimizer.step(model, gradients, learning_rate);
+        for ema in &mut self.emas {
+            ema.update(&model, self.step);
+        }
+        self.model = Some(model);
+        self.step += 1;
+        scalars.push(("train/grad_norm".into(), norm));
+        Ok(StepStats { learning_rate, wait_s, scalars })
+    }
+
+    fn loader(&mut self, plan: &Plan) -> Result<&mut Loader> {
+        if self.loader.is_none() {
+            let recipe = &plan.recipe;
+            let config = LoaderConfig {
+                batch_size: recipe.train.micro_batch_size,
+                micro_batches_per_step: recipe.train.micro_batches(),
+                num_workers: recipe.loader.num_workers,
+                prefetch: recipe.loader.prefetch,
+                seed: recipe.seed,
+                flip: recipe.flip,
+                start_step: self.step,
+            };
+            self.loader = Some(Loader::new(self.assembly.dataset.clone(), config)?);
+        }
+        self.loader.as_mut().context("the loader did not start")
+    }
+
+    /// The average called `name`, or the trained weights for `model`, without autodiff.
+    ///
+    /// # Errors
+    /// There is no such average.
+    pub fn weights(&self, name: &str) -> Result<TrainModel> {
+        use burn::module::Module;
+        if name == "model" {
+            return Ok(self.model().valid());
+        }
+        let ema = self.emas.iter().find(|ema| ema.settings.name == name);
+        Ok(ema.with_context(|| format!("no moving average is called `{name}`"))?.model().clone())
+    }
+}
