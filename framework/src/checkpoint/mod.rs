@@ -71,9 +71,12 @@ pub fn restore(trainer: &mut Trainer, plan: &Plan, checkpoint: &Checkpoint) -> R
     let read = |name: &str| tensors(checkpoint, name);
     let model = load_state_dict(trainer.model().clone(), read("model")?)
         .with_context(|| format!("`{}`", checkpoint.path.display()))?;
-    let emas = plan.recipe.train.ema.iter().map(|ema| {
-        Ema::from_state_dict(&model, ema.clone(), read(&format!("ema-{}", ema.name))?)
-    });
+    let emas = plan
+        .recipe
+        .train
+        .ema
+        .iter()
+        .map(|ema| Ema::from_state_dict(&model, ema.clone(), read(&format!("ema-{}", ema.name))?));
     let emas = emas.collect::<Result<Vec<_>>>()?;
     trainer.optimizer.load_state_dict(read("optimizer")?, state.optimizer_step)?;
     trainer.emas = emas;

@@ -38,6 +38,11 @@ pub trait Dataset: Debug + Send + Sync {
     /// Name of a class, for captions of figures.
     fn class_name(&self, label: usize) -> String;
 
+    /// What its classes tell apart, for judging samples: by default the class itself.
+    fn attributes(&self) -> Vec<ClassAttribute> {
+        vec![ClassAttribute { name: "class", values: (0..self.num_classes()).collect() }]
+    }
+
     /// Example `idx`, below [`Dataset::len`].
     ///
     /// # Errors
@@ -48,6 +53,15 @@ pub trait Dataset: Debug + Send + Sync {
     fn num_replaced(&self) -> usize {
         0
     }
+}
+
+/// One thing that classes tell apart: the color, the shape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassAttribute {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value for each class.
+    pub values: Vec<usize>,
 }
 
 /// What a data set is told about the run.

@@ -21,7 +21,7 @@ pub use backbone::{
     Backbone, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, BackboneOutput, BackboneSpec, Times,
 };
 pub use condition::{Condition, ConditionSpec, Conditioner, ConditionerConfig, ConditionerContext, ConditionerKind};
-pub use dataset::{Dataset, DatasetConfig, DatasetContext, Example};
+pub use dataset::{ClassAttribute, Dataset, DatasetConfig, DatasetContext, Example};
 pub use encoder::{Encoder, EncoderConfig, EncoderContext, EncoderKind, EncoderSpec, Features};
 pub use grid::PatchGrid;
 pub use normalizer::{Normalizer, NormalizerConfig};

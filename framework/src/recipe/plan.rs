@@ -9,7 +9,9 @@ use super::check::Check;
 use super::layers::Layered;
 use super::schema::Recipe;
 use crate::plugin::encoder::WeightFile;
-use crate::plugin::{BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderSpec, LatentShape, PatchGrid};
+use crate::plugin::{
+    BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderSpec, LatentShape, PatchGrid,
+};
 
 /// A recipe that fits together, with its sizes.
 #[derive(Debug)]
@@ -106,9 +108,10 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
     let sampler = serde_yaml::to_value(&recipe.sample.sampler).ok();
     let sampler = sampler.as_ref().and_then(|value| value.get("type")).and_then(|name| name.as_str());
     if let Some(sampler) = sampler.filter(|name| !samplers.contains(name)) {
-        check.bad("sample.sampler.type", format!(
-            "sampler `{sampler}` cannot use networks of this objective; it has: {}", samplers.join(", ")
-        ));
+        check.bad(
+            "sample.sampler.type",
+            format!("sampler `{sampler}` cannot use networks of this objective; it has: {}", samplers.join(", ")),
+        );
     }
     let mut encoders = vec![];
     for (i, term) in recipe.alignment.iter().enumerate() {
@@ -132,10 +135,13 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
 
 fn grids(check: &mut Check<'_>, key: &str, encoder: PatchGrid, backbone: PatchGrid) {
     if encoder != backbone {
-        check.bad(key, format!(
-            "the encoder's grid is {encoder} and the backbone's is {backbone}; they must be equal: change the \
+        check.bad(
+            key,
+            format!(
+                "the encoder's grid is {encoder} and the backbone's is {backbone}; they must be equal: change the \
              backbone's patch_size, image_size, or choose an encoder whose grid follows"
-        ));
+            ),
+        );
     }
 }
 

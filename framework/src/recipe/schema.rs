@@ -306,7 +306,10 @@ impl SampleSection {
         check.range("guidance_low", self.guidance_low, 0.0, 1.0);
         check.range("guidance_high", self.guidance_high, 0.0, 1.0);
         if self.guidance_low > self.guidance_high {
-            check.bad("guidance_low", format!("`{}` is above guidance_high `{}`", self.guidance_low, self.guidance_high));
+            check.bad(
+                "guidance_low",
+                format!("`{}` is above guidance_high `{}`", self.guidance_low, self.guidance_high),
+            );
         }
         let known: Vec<&str> = emas.iter().map(|ema| ema.name.as_str()).chain(["model"]).collect();
         check.one_of("weights", &self.weights, &known);

@@ -1,13 +1,13 @@
 //! A module's parameters as flat tensors, and back.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::Tensor;
 use burn::tensor::Gradients as Graph;
+use burn::tensor::Tensor;
 
 use crate::weights::Names;
 
 /// Flat parameters without graph, with their names. On libtorch they share memory with the module.
-pub(super) fn flat_parameters<M: Module>(module: &M, only_trainable: bool) -> (Vec<String>, Vec<Tensor<1>>) {
+pub(crate) fn flat_parameters<M: Module>(module: &M, only_trainable: bool) -> (Vec<String>, Vec<Tensor<1>>) {
     struct Flatten {
         names: Names,
         only_trainable: bool,
@@ -35,7 +35,7 @@ pub(super) fn flat_parameters<M: Module>(module: &M, only_trainable: bool) -> (V
 }
 
 /// The gradients of all trainable parameters, in the order of [`flat_parameters`]; zero where none arrived.
-pub(super) fn flat_gradients<M: Module>(module: &M, graph: &mut Graph) -> Vec<Tensor<1>> {
+pub(crate) fn flat_gradients<M: Module>(module: &M, graph: &mut Graph) -> Vec<Tensor<1>> {
     struct Take<'a>(&'a mut Graph, Vec<Tensor<1>>);
     impl ModuleVisitor for Take<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -52,7 +52,7 @@ pub(super) fn flat_gradients<M: Module>(module: &M, graph: &mut Graph) -> Vec<Te
 }
 
 /// The module with the parameters that [`flat_parameters`] listed replaced.
-pub(super) fn with_flat<M: Module>(module: M, values: &[Tensor<1>], only_trainable: bool) -> M {
+pub(crate) fn with_flat<M: Module>(module: M, values: &[Tensor<1>], only_trainable: bool) -> M {
     struct Put<'a>(std::slice::Iter<'a, Tensor<1>>, bool);
     impl ModuleMapper for Put<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {

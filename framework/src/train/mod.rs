@@ -16,6 +16,7 @@ mod trainer;
 pub use alignment::{Alignment, Term};
 pub use assembly::Assembly;
 pub use ema::Ema;
+pub(crate) use flat::{flat_gradients, flat_parameters, with_flat};
 pub use model::{TrainModel, build_model};
 pub use optimizer::{Gradients, Optimizer, OptimizerSettings};
 pub use preview::{Sampling, quantized_samples};

@@ -25,8 +25,7 @@ pub struct Sampling {
 impl Sampling {
     /// As the recipe says.
     pub fn new(section: &SampleSection, seed: u64) -> Self {
-        let guidance =
-            Guidance { scale: section.cfg_scale, low: section.guidance_low, high: section.guidance_high };
+        let guidance = Guidance { scale: section.cfg_scale, low: section.guidance_low, high: section.guidance_high };
         Self { seed, guidance, quantization: section.quantization }
     }
 }

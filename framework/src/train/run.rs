@@ -38,7 +38,8 @@ pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut d
     let log = RunLog::open(run_dir, Some(trainer.step))?;
     let total_steps = plan.recipe.train.steps;
     sink.event(&Event::Started { run_dir: run_dir.to_path_buf(), total_steps, resumed_from });
-    let mut session = Session { plan, run_dir, log, sink, total_steps, mark: (Instant::now(), trainer.step), wait_s: 0.0 };
+    let mut session =
+        Session { plan, run_dir, log, sink, total_steps, mark: (Instant::now(), trainer.step), wait_s: 0.0 };
     let end = session.train(&mut trainer, options.stop);
     session.report_problems();
     session.log.flush();
@@ -90,7 +91,10 @@ impl Session<'_> {
 
     fn log_step(&mut self, step: u64, stats: StepStats) -> Result<()> {
         let mut scalars = stats.read().with_context(|| {
-            format!("training diverged at step {step}; lower train.learning_rate; checkpoints are in `{}`", self.run_dir.display())
+            format!(
+                "training diverged at step {step}; lower train.learning_rate; checkpoints are in `{}`",
+                self.run_dir.display()
+            )
         })?;
         let (elapsed, steps) = (self.mark.0.elapsed().as_secs_f64().max(1e-9), (step - self.mark.1).max(1));
         let images_per_s = steps as f64 * self.plan.recipe.train.global_batch_size as f64 / elapsed;

@@ -4,7 +4,7 @@
 
 use anyhow::{Result, ensure};
 use realign::data::image::RgbImage;
-use realign::plugin::dataset::{Dataset, DatasetConfig, DatasetContext, Example};
+use realign::plugin::dataset::{ClassAttribute, Dataset, DatasetConfig, DatasetContext, Example};
 use realign::streams::Streams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,14 @@ impl Dataset for Shapes {
 
     fn class_name(&self, label: usize) -> String {
         class_name(label)
+    }
+
+    fn attributes(&self) -> Vec<ClassAttribute> {
+        let labels = 0..self.num_classes();
+        vec![
+            ClassAttribute { name: "color", values: labels.clone().map(|label| label % COLORS.len()).collect() },
+            ClassAttribute { name: "shape", values: labels.map(|label| label / COLORS.len()).collect() },
+        ]
     }
 
     fn get(&self, idx: usize) -> Result<Example> {

@@ -1,0 +1,5 @@
+//! Measuring trained networks.
+
+mod classifier;
+
+pub use classifier::{Classifier, ClassifierReport};
