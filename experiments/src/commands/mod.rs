@@ -1,0 +1,35 @@
+//! The commands, one file each.
+//!
+//! A command is a clap struct with `run(self, out) -> Result<ExitCode>`. It writes its answer to `out`, never with
+//! `println!`, so that a closed pipe is an error it can return. A new one is a `mod` line, a variant and an arm here.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+pub mod new;
+pub mod plugins;
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Every plugin by kind, with its settings
+    Plugins(plugins::Plugins),
+    /// Write a plugin file, or a plugin crate, with a passing test
+    New(new::New),
+}
+
+impl Command {
+    /// Runs the command; its answer goes to `out`.
+    ///
+    /// # Errors
+    /// Whatever stopped it, in words that say how to go on.
+    pub fn run(self, out: &mut dyn Write) -> Result<ExitCode> {
+        match self {
+            Self::Plugins(command) => command.run(out),
+            Self::New(command) => command.run(out),
+        }
+    }
+}
