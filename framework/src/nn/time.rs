@@ -7,7 +7,7 @@ use super::init::{Init, ParamBuilder};
 use super::linear::Linear;
 use crate::ops;
 
-const NUM_FREQUENCIES: usize = 128;
+const NUM_FEATURES: usize = 256;
 
 /// Sinusoidal features and a two-layer MLP (DiT): Linear(256, D), SiLU, Linear(D, D); names `mlp.0`, `mlp.2`.
 #[derive(Module, Debug)]
@@ -26,7 +26,7 @@ impl TimestepEmbedder {
     /// `time_scale` multiplies the time before the sinusoids: 1 in the published SiT.
     pub fn new(params: &ParamBuilder, channels: usize, time_scale: f64) -> Self {
         let (params, init) = (params.child("mlp"), Init::Normal(0.02));
-        let _0 = Linear::with_init(&params.child(0), 2 * NUM_FREQUENCIES, channels, init);
+        let _0 = Linear::with_init(&params.child(0), NUM_FEATURES, channels, init);
         let _2 = Linear::with_init(&params.child(2), channels, channels, init);
         Self { mlp: Mlp { _0, _2 }, time_scale }
     }
@@ -34,20 +34,21 @@ impl TimestepEmbedder {
     /// # Shapes
     /// * `t`: `[batch]`, result: `[batch, channels]`
     pub fn forward(&self, t: Tensor<1>) -> Tensor<2> {
-        let features = time_features(t * self.time_scale);
+        let features = time_features(t * self.time_scale, NUM_FEATURES);
         self.mlp._2.forward(ops::silu(self.mlp._0.forward(features)))
     }
 }
 
-/// `[cos(t f), sin(t f)]` for 128 frequencies `f = exp(−ln(10000) k / 128)`.
+/// `[cos(t f), sin(t f)]` for `channels / 2` frequencies `f = exp(−ln(10000) k / (channels / 2))`.
 ///
 /// # Shapes
-/// * `t`: `[batch]`, result: `[batch, 256]`
-pub fn time_features(t: Tensor<1>) -> Tensor<2> {
+/// * `t`: `[batch]`, result: `[batch, channels]`, channels even
+pub fn time_features(t: Tensor<1>, channels: usize) -> Tensor<2> {
+    let half = channels / 2;
     // In f32, as the reference: at large t one unit in the last place of a frequency shows.
-    let frequency = |k: usize| (-(10000f64.ln() as f32) * k as f32 / NUM_FREQUENCIES as f32).exp();
-    let frequencies: Vec<f32> = (0..NUM_FREQUENCIES).map(frequency).collect();
-    let frequencies = Tensor::<2>::from_data(TensorData::new(frequencies, [1, NUM_FREQUENCIES]), &t.device());
+    let frequency = |k: usize| (-(10000f64.ln() as f32) * k as f32 / half as f32).exp();
+    let frequencies: Vec<f32> = (0..half).map(frequency).collect();
+    let frequencies = Tensor::<2>::from_data(TensorData::new(frequencies, [1, half]), &t.device());
     let angles = t.unsqueeze_dim::<2>(1) * frequencies;
     Tensor::cat(vec![angles.clone().cos(), angles.sin()], 1)
 }

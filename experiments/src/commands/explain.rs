@@ -1,0 +1,185 @@
+//! `realign explain`: the resolved recipe, where each value came from, and what a run costs.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use realign::burn::tensor::Device;
+use realign::plugin::ProjectorContext;
+use realign::recipe::{Layered, Plan};
+use realign::train::build_model;
+use realign::weights::parameters;
+use serde_yaml::Value;
+
+use super::recipe_args::RecipeArgs;
+
+/// The resolved recipe, where each value came from, sizes and costs
+#[derive(Debug, Args)]
+pub struct Explain {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+}
+
+impl Explain {
+    /// Prints everything that is known before a run.
+    ///
+    /// # Errors
+    /// The recipe does not fit together.
+    pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
+        let (layered, plan) = self.recipe.plan()?;
+        values(&layered, &plan, out)?;
+        let costs = Costs::new(&plan)?;
+        costs.print(&plan, out)?;
+        if !plan.missing.is_empty() {
+            writeln!(out, "\nmissing")?;
+            for file in &plan.missing {
+                writeln!(out, "  {} {}", file.path.display(), file.command)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn values(layered: &Layered, plan: &Plan, out: &mut dyn Write) -> Result<()> {
+    let value = serde_yaml::to_value(&plan.recipe).context("cannot write the recipe")?;
+    let mut leaves = vec![];
+    flatten(&value, String::new(), &mut leaves);
+    let width = |column: fn(&(String, String)) -> usize| leaves.iter().map(column).max().unwrap_or(0).min(48);
+    let (keys, texts) = (width(|leaf| leaf.0.len()), width(|leaf| leaf.1.len()));
+    for (key, text) in &leaves {
+        writeln!(out, "{key:keys$}  {text:texts$}  {}", layered.origin_of(key))?;
+    }
+    Ok(())
+}
+
+/// Every value as dotted key and text, in the recipe's order; a list of plain values is one entry.
+fn flatten(value: &Value, key: String, leaves: &mut Vec<(String, String)>) {
+    let join = |name: &str| if key.is_empty() { name.to_string() } else { format!("{key}.{name}") };
+    match value {
+        Value::Mapping(section) if !section.is_empty() => {
+            for (name, value) in section {
+                flatten(value, join(name.as_str().unwrap_or("?")), leaves);
+            }
+        }
+        Value::Sequence(items) if items.iter().any(|item| item.is_mapping() || item.is_sequence()) => {
+            for (i, item) in items.iter().enumerate() {
+                flatten(item, join(&i.to_string()), leaves);
+            }
+        }
+        Value::Sequence(items) => {
+            let texts: Vec<String> = items.iter().map(one_line).collect();
+            leaves.push((key, format!("[{}]", texts.join(", "))));
+        }
+        plain => leaves.push((key, one_line(plain))),
+    }
+}
+
+fn one_line(value: &Value) -> String {
+    serde_yaml::to_string(value).unwrap_or_default().trim_end().to_string()
+}
+
+/// What a run needs, counted from shapes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Costs {
+    /// Parameters of the backbone: all, trainable.
+    pub backbone_params: [usize; 2],
+    /// Parameters of the projectors.
+    pub projector_params: usize,
+    /// Floating-point operations of one optimizer step.
+    pub flops_per_step: f64,
+    /// Peak resident memory of a CPU run, in bytes.
+    pub memory_bytes: f64,
+    /// Disk that checkpoints take, in bytes.
+    pub disk_bytes: f64,
+}
+
+const BYTES: f64 = 4.0; // f32
+/// Program, libtorch and its thread pools before a tensor exists; measured on Linux x86-64.
+const RESIDENT_BASE: f64 = 330e6;
+
+impl Costs {
+    /// Counts without making any value.
+    ///
+    /// # Errors
+    /// A plugin refuses the sizes.
+    pub fn new(plan: &Plan) -> Result<Self> {
+        let model = build_model(plan, &Device::flex().autodiff())?;
+        let mut costs = Self {
+            backbone_params: [0, 0],
+            projector_params: 0,
+            flops_per_step: 0.0,
+            memory_bytes: 0.0,
+            disk_bytes: 0.0,
+        };
+        for param in parameters(&model) {
+            let count = param.shape.iter().product::<usize>();
+            if param.name.starts_with("projectors.") {
+                costs.projector_params += count;
+            } else {
+                costs.backbone_params[0] += count;
+                costs.backbone_params[1] += if param.is_trainable { count } else { 0 };
+            }
+        }
+        let (recipe, train) = (&plan.recipe, &plan.recipe.train);
+        let (mut projector_flops, mut projected) = (0.0, 0.0);
+        for (term, encoders) in recipe.alignment.iter().zip(&plan.encoders) {
+            for encoder in encoders {
+                let hidden_size = plan.backbone.hidden_size;
+                let context = ProjectorContext { hidden_size, target_channels: encoder.channels, grid: encoder.grid };
+                projector_flops += term.projector.forward_flops(&context);
+                projected += (2 * encoder.grid.tokens() * encoder.channels) as f64;
+            }
+        }
+        // The backward pass computes two products for each of the forward pass.
+        let backbone_flops = recipe.objective.forward_passes() * plan.backbone.forward_flops;
+        costs.flops_per_step = 3.0 * (backbone_flops + projector_flops) * train.global_batch_size as f64;
+        let all = (costs.backbone_params[0] + costs.projector_params) as f64;
+        let trained = (costs.backbone_params[1] + costs.projector_params) as f64;
+        let averages = train.ema.len() as f64;
+        // Weights, averages, two moments, gradients.
+        let weights = BYTES * (all * (1.0 + averages) + 3.0 * trained);
+        let saved = BYTES * (plan.backbone.saved_floats + projected) * train.micro_batch_size as f64;
+        costs.memory_bytes = RESIDENT_BASE + weights + saved;
+        let checkpoint = BYTES * (all * (1.0 + averages) + 2.0 * trained);
+        costs.disk_bytes = checkpoint * (recipe.log.keep_checkpoints + 1) as f64;
+        Ok(costs)
+    }
+
+    fn print(&self, plan: &Plan, out: &mut dyn Write) -> Result<()> {
+        let [all, trainable] = self.backbone_params;
+        let train = &plan.recipe.train;
+        writeln!(out, "\nsizes")?;
+        writeln!(out, "  clean sample            {:?}, token grid {}", plan.latent, plan.backbone.grid)?;
+        writeln!(out, "  backbone parameters     {} ({} trainable)", grouped(all), grouped(trainable))?;
+        writeln!(out, "  projector parameters    {}", grouped(self.projector_params))?;
+        writeln!(out, "costs")?;
+        writeln!(out, "  operations per step     {:.3} TFLOP", self.flops_per_step / 1e12)?;
+        writeln!(out, "  operations of the run   {:.3} PFLOP in {} steps", self.flops_per_step * train.steps as f64 / 1e15, train.steps)?;
+        writeln!(out, "  peak memory             {:.2} GB (estimate)", self.memory_bytes / 1e9)?;
+        writeln!(out, "  checkpoints on disk     {:.2} GB at most", self.disk_bytes / 1e9)?;
+        Ok(())
+    }
+}
+
+/// Digits in groups of three: `32,957,200`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|group| std::str::from_utf8(group).unwrap_or_default())
+        .collect();
+    groups.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn digits_are_grouped_in_threes() {
+        assert_eq!([7, 1234, 32_957_200].map(grouped), ["7", "1,234", "32,957,200"]);
+    }
+}

@@ -1,0 +1,32 @@
+//! Naming a recipe on the command line.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use realign::recipe::{Layered, Plan};
+
+/// A recipe, its profile and overrides.
+#[derive(Debug, Args)]
+pub struct RecipeArgs {
+    /// Recipe file
+    pub recipe: PathBuf,
+    /// Scale of the run: a file of `profiles/`, or `none`
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// Override one value, `train.steps=100`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+impl RecipeArgs {
+    /// Reads the recipe and works out every shape.
+    ///
+    /// # Errors
+    /// As [`Layered::load`] and [`Plan::new`].
+    pub fn plan(&self) -> Result<(Layered, Plan)> {
+        let layered = Layered::load(&self.recipe, self.profile.as_deref(), &self.sets)?;
+        let plan = Plan::new(&layered)?;
+        Ok((layered, plan))
+    }
+}

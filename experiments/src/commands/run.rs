@@ -1,0 +1,110 @@
+//! `realign run`: trains as the recipe says.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use realign::eval::{Classifier, ClassifierReport};
+use realign::recipe::Plan;
+use realign::train::{RunOptions, Sampling, Trainer, quantized_samples};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::recipe_args::RecipeArgs;
+use crate::progress::Progress;
+
+const NUM_JUDGED: usize = 256; // two percent is the resolution of the shares that are printed
+
+/// Train as the recipe says; the same command again continues the run
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Folder that holds the folders of all runs
+    #[arg(long, default_value = "runs")]
+    runs: PathBuf,
+    /// Folder of this run, instead of one named after recipe, profile and settings
+    #[arg(long)]
+    run_dir: Option<PathBuf>,
+}
+
+impl Run {
+    /// Trains, and judges the samples where the recipe asks for it.
+    ///
+    /// # Errors
+    /// The recipe does not fit together, or training fails.
+    pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
+        let (layered, plan) = self.recipe.plan()?;
+        let run_dir = self.run_dir.clone().map_or_else(|| plan.run_dir(&self.runs), Ok)?;
+        let stop = stop_flag()?;
+        let mut progress = Progress::new();
+        let options = RunOptions { run_dir: run_dir.clone(), stop: &stop };
+        let trainer = realign::train::run(&plan, &layered, options, &mut progress)?;
+        drop(progress);
+        if trainer.step < plan.recipe.train.steps {
+            writeln!(out, "stopped at step {}; the same command continues", trainer.step)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        if plan.recipe.log.classifier {
+            judge(&plan, &trainer, &run_dir, out)?;
+        }
+        writeln!(out, "run folder: {}", run_dir.display())?;
+        writeln!(out, "TensorBoard: tensorboard --logdir {}", run_dir.display())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Set by the first SIGINT or SIGTERM; the second ends the program at once.
+fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 130, stop.clone()).context("cannot watch for signals")?;
+        flag::register(signal, stop.clone()).context("cannot watch for signals")?;
+    }
+    Ok(stop)
+}
+
+/// Lets a classifier name what 256 samples show, prints the shares and leaves them in `result.json`.
+fn judge(plan: &Plan, trainer: &Trainer, run_dir: &Path, out: &mut dyn Write) -> Result<()> {
+    let (recipe, assembly) = (&plan.recipe, &trainer.assembly);
+    let classifier =
+        Classifier::train(assembly.dataset.clone(), recipe.image_size, &assembly.device, recipe.seed)?;
+    let on_data = classifier.judge_data(NUM_JUDGED)?;
+    let num_classes = assembly.dataset.num_classes();
+    let labels: Vec<i64> = (0..NUM_JUDGED).map(|i| (i % num_classes) as i64).collect();
+    let model = trainer.weights(&recipe.sample.weights)?;
+    let sampling = Sampling::new(&recipe.sample, recipe.seed);
+    let mut pictures = vec![];
+    for (chunk_idx, chunk) in labels.chunks(64).enumerate() {
+        let first = (chunk_idx * 64) as u64;
+        pictures.extend(quantized_samples(assembly, &model, plan.latent, chunk, first, sampling)?);
+    }
+    let on_samples = classifier.judge(&pictures, &labels)?;
+    writeln!(out, "a classifier trained on the data names what {NUM_JUDGED} pictures show:")?;
+    writeln!(out, "  samples: {}", shares(&on_samples))?;
+    writeln!(out, "  data:    {} (pictures it has not been judged on before)", shares(&on_data))?;
+    let result = serde_json::json!({
+        "step": trainer.step,
+        "recipe_digest": plan.digest()?,
+        "weights": recipe.sample.weights,
+        "cfg_scale": recipe.sample.cfg_scale,
+        "num_evaluations": assembly.sampler.num_evaluations(),
+        "num_samples": NUM_JUDGED,
+        "realign": env!("CARGO_PKG_VERSION"),
+        "device": realign::ops::describe(&assembly.device),
+        "classifier_on_samples": on_samples.accuracy.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
+        "classifier_on_data": on_data.accuracy.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
+    });
+    let path = run_dir.join("result.json");
+    let text = serde_json::to_string_pretty(&result).context("cannot write the result")? + "\n";
+    std::fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+fn shares(report: &ClassifierReport) -> String {
+    let share = |(name, share): &(&str, f64)| format!("{name} {:.1} %", share * 100.0);
+    report.accuracy.iter().map(share).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,115 @@
+//! `realign sample`: draws pictures from a trained run.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use realign::checkpoint::{self, Checkpoint};
+use realign::recipe::{LabelSampling, Layered, Plan};
+use realign::sample::{ImageWriter, sample_labels};
+use realign::train::{Assembly, Sampling, build_model, quantized_samples};
+
+/// Draw pictures from a trained run
+#[derive(Debug, Args)]
+pub struct Sample {
+    /// Folder of the run
+    run: PathBuf,
+    /// Pictures to draw
+    #[arg(long, default_value_t = 64)]
+    num: usize,
+    /// Where to write: a name ending in `.npz` (one array `arr_0` as the ADM evaluator reads it) or a folder for PNGs
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// Pictures drawn at once; the result does not depend on it
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    /// Seed of noise and labels
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Step of the checkpoint; the newest when left out
+    #[arg(long)]
+    step: Option<u64>,
+    /// Classes in turn, separated by commas, instead of the recipe's way
+    #[arg(long, value_delimiter = ',')]
+    labels: Vec<i64>,
+    /// Override one value of the run's recipe, `sample.cfg_scale=1.5`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+}
+
+impl Sample {
+    /// Draws and writes.
+    ///
+    /// # Errors
+    /// There is no such run, or the disk refuses.
+    pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
+        let path = self.run.join("recipe.yaml");
+        ensure!(path.exists(), "`{}` is not a run folder: it has no `recipe.yaml`", self.run.display());
+        ensure!(self.num > 0 && self.batch > 0, "--num and --batch must be at least 1");
+        let plan = Plan::new(&Layered::load(&path, Some("none"), &self.sets)?)?;
+        let checkpoint = self.checkpoint()?;
+        let assembly = Assembly::new(&plan)?;
+        let weights = &plan.recipe.sample.weights;
+        let model = checkpoint::load_weights(build_model(&plan, &assembly.device)?, &checkpoint, weights)?;
+        let labels = self.labels(&plan, assembly.dataset.num_classes())?;
+        let sampling = Sampling::new(&plan.recipe.sample, self.seed);
+        let target = self.out.clone().unwrap_or_else(|| self.run.join(format!("samples-step{}-seed{}.npz", checkpoint.step, self.seed)));
+        let side = plan.recipe.image_size;
+        let mut writer = ImageWriter::create(&target, self.num, side, side)?;
+        for (i, chunk) in labels.chunks(self.batch).enumerate() {
+            let first = (i * self.batch) as u64;
+            writer.write(&quantized_samples(&assembly, &model, plan.latent, chunk, first, sampling)?)?;
+            eprint!("\r{} of {} pictures", (first as usize + chunk.len()), self.num);
+        }
+        eprintln!();
+        writer.finish()?;
+        self.describe(&plan, &target, checkpoint.step)?;
+        writeln!(out, "{} pictures of step {} in {}", self.num, checkpoint.step, target.display())?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn checkpoint(&self) -> Result<Checkpoint> {
+        let folder = self.run.join("checkpoints");
+        match self.step {
+            None => checkpoint::newest(&folder).0.with_context(|| format!("`{}` holds no whole checkpoint", folder.display())),
+            Some(step) => {
+                let all = checkpoint::checkpoints(&folder);
+                let steps: Vec<String> = all.iter().map(|found| found.step.to_string()).collect();
+                let found = all.into_iter().find(|found| found.step == step);
+                found.with_context(|| format!("no checkpoint of step {step}; there are: {}", steps.join(", ")))
+            }
+        }
+    }
+
+    fn labels(&self, plan: &Plan, num_classes: usize) -> Result<Vec<i64>> {
+        if self.labels.is_empty() {
+            let is_balanced = plan.recipe.sample.label_sampling == LabelSampling::Balanced;
+            return sample_labels(self.num, num_classes, is_balanced, self.seed);
+        }
+        for label in &self.labels {
+            let is_known = usize::try_from(*label).is_ok_and(|label| label < num_classes);
+            ensure!(is_known, "--labels: `{label}` is not a class; allowed are 0 to {}", num_classes - 1);
+        }
+        Ok((0..self.num).map(|i| self.labels[i % self.labels.len()]).collect())
+    }
+
+    /// Leaves beside the pictures what made them.
+    fn describe(&self, plan: &Plan, target: &Path, step: u64) -> Result<()> {
+        let about = serde_json::json!({
+            "recipe_digest": plan.digest()?,
+            "step": step,
+            "weights": plan.recipe.sample.weights,
+            "seed": self.seed,
+            "num": self.num,
+            "seeding": "each picture by seed and index",
+            "sample": serde_json::to_value(&plan.recipe.sample).context("cannot write the settings")?,
+            "realign": env!("CARGO_PKG_VERSION"),
+        });
+        let mut path = target.as_os_str().to_os_string();
+        path.push(".json");
+        let text = serde_json::to_string_pretty(&about).context("cannot write the settings")? + "\n";
+        std::fs::write(&path, text).with_context(|| format!("cannot write `{}`", Path::new(&path).display()))
+    }
+}

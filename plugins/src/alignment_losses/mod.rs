@@ -1,0 +1,3 @@
+//! Distances between projected tokens and encoder features.
+
+pub mod cosine;

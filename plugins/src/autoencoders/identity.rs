@@ -1,0 +1,42 @@
+//! Pixels as samples.
+
+use anyhow::Result;
+use realign::burn;
+use realign::burn::module::Module;
+use realign::burn::tensor::{Device, Tensor};
+use realign::plugin::{Autoencoder, AutoencoderConfig, LatentShape};
+use realign::streams::Streams;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// `identity`: the network works on pixels, scaled to [-1, 1].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentityConfig {}
+
+/// The autoencoder that changes nothing but the scale.
+#[derive(Module, Debug)]
+pub struct Identity {}
+
+impl Autoencoder for Identity {
+    fn encode(&self, images: Tensor<4>, _streams: &Streams) -> Tensor<4> {
+        images / 127.5 - 1.0
+    }
+
+    fn decode(&self, samples: Tensor<4>) -> Tensor<4> {
+        samples
+    }
+}
+
+#[typetag::serde(name = "identity")]
+impl AutoencoderConfig for IdentityConfig {
+    fn latent_shape(&self, image_size: usize) -> Result<LatentShape> {
+        Ok([3, image_size, image_size])
+    }
+
+    fn build(&self, _device: &Device) -> Result<Box<dyn Autoencoder>> {
+        Ok(Box::new(Identity {}))
+    }
+}
+
+realign::register!(AutoencoderConfig as "autoencoder": IdentityConfig);

@@ -1,0 +1,3 @@
+//! From pictures to clean samples and back.
+
+pub mod identity;

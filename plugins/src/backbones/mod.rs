@@ -1,0 +1,3 @@
+//! Networks that are trained.
+
+pub mod sit;

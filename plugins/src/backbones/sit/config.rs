@@ -1,0 +1,220 @@
+//! Sizes of SiT.
+
+use anyhow::{Result, bail, ensure};
+use realign::nn::ParamBuilder;
+use realign::plugin::{Backbone, BackboneConfig, BackboneContext, BackboneSpec, ConditionSpec, PatchGrid};
+use realign::recipe::Check;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::network::SiT;
+
+/// Name, depth, hidden size and heads of the published sizes; each comes with patches of 2, 4 and 8.
+pub const PUBLISHED_SIZES: [(&str, usize, usize, usize); 4] =
+    [("S", 12, 384, 6), ("B", 12, 768, 12), ("L", 24, 1024, 16), ("XL", 28, 1152, 16)];
+const PUBLISHED_PATCHES: [usize; 3] = [2, 4, 8];
+
+/// `sit`: transformer blocks over patches, conditioned through adaLN-zero on time and class label.
+///
+/// Give `size`, or all of `hidden_size`, `depth`, `num_heads` and `patch_size`; a single key overrides the size's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SiTConfig {
+    /// Published size: `S/2`, `S/4`, `S/8`, `B/2` to `XL/8`.
+    pub size: Option<String>,
+    /// Channels of the tokens, a multiple of 4 and of `num_heads`.
+    pub hidden_size: Option<usize>,
+    /// Number of blocks.
+    pub depth: Option<usize>,
+    /// Attention heads.
+    pub num_heads: Option<usize>,
+    /// Side of a patch, in samples of the input.
+    pub patch_size: Option<usize>,
+    /// Hidden width of a block's MLP, in hidden sizes.
+    pub mlp_ratio: f64,
+    /// Whether queries and keys pass a LayerNorm per head.
+    pub qk_norm: bool,
+    /// Factor on the time before its sinusoids; 1 is the published one, 1000 tells times apart early in short runs.
+    pub time_scale: f64,
+}
+
+impl Default for SiTConfig {
+    fn default() -> Self {
+        Self {
+            size: Some("B/2".into()),
+            hidden_size: None,
+            depth: None,
+            num_heads: None,
+            patch_size: None,
+            mlp_ratio: 4.0,
+            qk_norm: false,
+            time_scale: 1.0,
+        }
+    }
+}
+
+/// All sizes, worked out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sizes {
+    /// Channels of the tokens.
+    pub hidden_size: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Side of a patch.
+    pub patch_size: usize,
+    /// Hidden width of a block's MLP.
+    pub mlp_size: usize,
+}
+
+impl SiTConfig {
+    fn published(&self) -> Option<(usize, usize, usize, usize)> {
+        let (name, patch) = self.size.as_deref()?.split_once('/')?;
+        let patch = patch.parse().ok().filter(|patch| PUBLISHED_PATCHES.contains(patch))?;
+        let (_, depth, hidden, heads) = PUBLISHED_SIZES.into_iter().find(|size| size.0 == name)?;
+        Some((depth, hidden, heads, patch))
+    }
+
+    fn sizes(&self) -> Result<Sizes> {
+        let base = self.published();
+        if let (Some(size), None) = (&self.size, base) {
+            bail!("size: unknown size `{size}`; known: {}", size_names().join(", "));
+        }
+        let pick = |own: Option<usize>, published: Option<usize>, key: &str| match own.or(published) {
+            Some(value) => Ok(value),
+            None => bail!("`{key}` is missing; give it, or a published `size`"),
+        };
+        let hidden_size = pick(self.hidden_size, base.map(|base| base.1), "hidden_size")?;
+        let depth = pick(self.depth, base.map(|base| base.0), "depth")?;
+        let num_heads = pick(self.num_heads, base.map(|base| base.2), "num_heads")?;
+        let patch_size = pick(self.patch_size, base.map(|base| base.3), "patch_size")?;
+        ensure!(
+            (1..=65_536).contains(&hidden_size) && hidden_size % 4 == 0,
+            "hidden_size: `{hidden_size}` is not allowed; it must be a multiple of 4 up to 65536"
+        );
+        ensure!((1..=1000).contains(&depth), "depth: `{depth}` is out of range; allowed is 1 to 1000");
+        ensure!(
+            num_heads > 0 && hidden_size % num_heads == 0,
+            "num_heads: `{num_heads}` does not divide hidden_size `{hidden_size}`"
+        );
+        ensure!((1..=1024).contains(&patch_size), "patch_size: `{patch_size}` is out of range; allowed is 1 to 1024");
+        ensure!(
+            self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0,
+            "mlp_ratio: `{}` is out of range; allowed is above 0 to 64",
+            self.mlp_ratio
+        );
+        let mlp_size = ((hidden_size as f64 * self.mlp_ratio) as usize).max(1);
+        Ok(Sizes { hidden_size, depth, num_heads, patch_size, mlp_size })
+    }
+
+    fn fit(&self, ctx: &BackboneContext) -> Result<(Sizes, PatchGrid, usize)> {
+        let sizes = self.sizes()?;
+        let ([_, height, width], patch) = (ctx.input, sizes.patch_size);
+        ensure!(
+            height >= patch && width >= patch && height % patch == 0 && width % patch == 0,
+            "patch_size `{patch}` does not divide the input of {height}x{width}"
+        );
+        let ConditionSpec::Labels { num_classes } = ctx.condition else {
+            bail!("`sit` takes class labels, and the conditioner gives {}", ctx.condition.name());
+        };
+        Ok((sizes, PatchGrid::new(height / patch, width / patch), num_classes))
+    }
+}
+
+fn size_names() -> Vec<String> {
+    let patches = |name| PUBLISHED_PATCHES.map(|patch| format!("{name}/{patch}"));
+    PUBLISHED_SIZES.iter().flat_map(|size| patches(size.0)).collect()
+}
+
+#[typetag::serde(name = "sit")]
+impl BackboneConfig for SiTConfig {
+    fn spec(&self, ctx: &BackboneContext) -> Result<BackboneSpec> {
+        let (sizes, grid, _) = self.fit(ctx)?;
+        let [tokens, d, m] = [grid.tokens(), sizes.hidden_size, sizes.mlp_size].map(|size| size as f64);
+        let (depth, patch) = (sizes.depth as f64, (ctx.input[0] * sizes.patch_size * sizes.patch_size) as f64);
+        let per_token = 2.0 * (4.0 * d * d + 2.0 * d * m) + 4.0 * tokens * d;
+        let per_sample = 2.0 * (256.0 * d + d * d) + depth * 2.0 * 6.0 * d * d + 4.0 * d * d;
+        // Kept per token and block: both residual inputs, both norm outputs, qkv (3), attention, projection, fc1
+        // before and after GELU, fc2.
+        let saved = tokens * (depth * (2.0 * d + 2.0 * d + 3.0 * d + 2.0 * d + 2.0 * m + d) + 3.0 * d + 2.0 * patch);
+        Ok(BackboneSpec {
+            grid,
+            hidden_size: sizes.hidden_size,
+            depth: sizes.depth,
+            forward_flops: tokens * (depth * per_token + 4.0 * patch * d) + per_sample,
+            saved_floats: saved + depth * 7.0 * d,
+        })
+    }
+
+    fn build(&self, ctx: &BackboneContext, params: &ParamBuilder) -> Result<Box<dyn Backbone>> {
+        let (sizes, grid, num_classes) = self.fit(ctx)?;
+        Ok(Box::new(SiT::new(self, sizes, grid, num_classes, ctx, params)))
+    }
+
+    fn validate(&self, check: &mut Check<'_>) {
+        if let Some(size) = self.size.as_deref().filter(|_| self.published().is_none()) {
+            check.one_of("size", size, &size_names());
+        }
+        check.range("time_scale", self.time_scale, f64::MIN_POSITIVE, 1e6);
+        if self.size.is_none() || self.published().is_some() {
+            if let Err(problem) = self.sizes() {
+                check.bad("", format!("{problem:#}"));
+            }
+        }
+    }
+}
+
+realign::register!(BackboneConfig as "backbone": SiTConfig);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use realign::burn::module::{Module, ModuleVisitor, Param};
+    use realign::burn::tensor::{Device, Tensor};
+    use realign::erase::Slot;
+    use realign::plugin::BackboneKind;
+
+    const LATENT: BackboneContext = BackboneContext {
+        input: [4, 32, 32],
+        condition: ConditionSpec::Labels { num_classes: 1000 },
+        has_interval: false,
+    };
+
+    #[test]
+    fn published_sizes_have_the_published_parameter_counts() {
+        struct Count(usize);
+        impl ModuleVisitor for Count {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                self.0 += param.lazy_shape().num_elements();
+            }
+        }
+        let expected = [
+            [32_957_200, 32_920_384, 33_049_600],
+            [130_500_112, 130_426_432, 130_684_672],
+            [458_086_416, 457_988_160, 458_332_416],
+            [675_111_184, 675_000_640, 675_387_904],
+        ];
+        for (size, counts) in PUBLISHED_SIZES.iter().zip(expected) {
+            for (patch, expected) in PUBLISHED_PATCHES.iter().zip(counts) {
+                let config = SiTConfig { size: Some(format!("{}/{patch}", size.0)), ..Default::default() };
+                let params = ParamBuilder::new(&Device::flex(), 0);
+                let slot = Slot::<BackboneKind>::new(config.build(&LATENT, &params).unwrap());
+                let mut count = Count(0);
+                slot.visit(&mut count);
+                assert_eq!(count.0, expected, "{:?}", config.size);
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_what_is_allowed() {
+        let message = |config: SiTConfig, ctx: BackboneContext| format!("{:#}", config.spec(&ctx).unwrap_err());
+        let config = SiTConfig { patch_size: Some(5), ..Default::default() };
+        assert!(message(config, LATENT).contains("`5` does not divide the input of 32x32"));
+        let config = SiTConfig { size: None, ..Default::default() };
+        assert!(message(config, LATENT).contains("`hidden_size` is missing"));
+        let text = BackboneContext { condition: ConditionSpec::Text { tokens: 77, channels: 768 }, ..LATENT };
+        assert!(message(SiTConfig::default(), text).contains("takes class labels"));
+    }
+}

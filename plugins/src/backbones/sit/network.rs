@@ -1,0 +1,237 @@
+//! The network of SiT.
+#![allow(non_snake_case)] // parameter names are the official checkpoints'
+
+use realign::burn;
+use realign::burn::module::{Module, Param};
+use realign::burn::tensor::Tensor;
+use realign::erase::At;
+use realign::nn::{
+    Embedding, Init, LayerNorm, Linear, ParamBuilder, PatchEmbed, TimestepEmbedder, sincos_position_table, unpatchify,
+};
+use realign::ops;
+use realign::plugin::{Backbone, BackboneContext, BackboneInput, BackboneOutput, Condition, PatchGrid};
+
+use super::config::{SiTConfig, Sizes};
+
+const EPS: f64 = 1e-6; // of the norms without parameters
+const QK_EPS: f64 = 1e-5; // of the optional norms of queries and keys: PyTorch's default
+
+/// The network. Computes in the precision of its parameters.
+#[derive(Module, Debug)]
+pub struct SiT {
+    pos_embed: Param<Tensor<3>>,
+    x_embedder: Named<PatchEmbed>,
+    t_embedder: TimestepEmbedder,
+    r_embedder: Option<TimestepEmbedder>,
+    y_embedder: Labels,
+    blocks: Vec<Block>,
+    final_layer: FinalLayer,
+    #[module(skip)]
+    grid: PatchGrid,
+    patch_size: usize,
+}
+
+/// The patch embedding lies under `x_embedder.proj`.
+#[derive(Module, Debug)]
+struct Named<M: Module> {
+    proj: M,
+}
+
+#[derive(Module, Debug)]
+struct Labels {
+    embedding_table: Embedding,
+}
+
+#[derive(Module, Debug)]
+struct Block {
+    attn: Attention,
+    mlp: Mlp,
+    adaLN_modulation: At<1, Linear>,
+}
+
+#[derive(Module, Debug)]
+struct Attention {
+    qkv: Linear,
+    q_norm: Option<LayerNorm>,
+    k_norm: Option<LayerNorm>,
+    proj: Linear,
+    num_heads: usize,
+}
+
+#[derive(Module, Debug)]
+struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+}
+
+#[derive(Module, Debug)]
+struct FinalLayer {
+    linear: Linear,
+    adaLN_modulation: At<1, Linear>,
+}
+
+impl SiT {
+    pub(super) fn new(
+        config: &SiTConfig,
+        sizes: Sizes,
+        grid: PatchGrid,
+        num_classes: usize,
+        ctx: &BackboneContext,
+        params: &ParamBuilder,
+    ) -> Self {
+        let (d, patch_size, channels) = (sizes.hidden_size, sizes.patch_size, ctx.input[0]);
+        let time = |name: &str| TimestepEmbedder::new(&params.child(name), d, config.time_scale);
+        let patches = PatchEmbed::new(&params.child("x_embedder.proj"), channels, d, patch_size);
+        let table = params.child("y_embedder.embedding_table");
+        let block = |n: usize| Block::new(&params.child("blocks").child(n), sizes, config.qk_norm);
+        Self {
+            pos_embed: params.constant([1, grid.tokens(), d], move || sincos_position_table(grid, d)),
+            x_embedder: Named { proj: patches },
+            t_embedder: time("t_embedder"),
+            r_embedder: ctx.has_interval.then(|| time("r_embedder")),
+            y_embedder: Labels { embedding_table: Embedding::new(&table, num_classes + 1, d, Init::Normal(0.02)) },
+            blocks: (0..sizes.depth).map(block).collect(),
+            final_layer: FinalLayer::new(&params.child("final_layer"), d, patch_size * patch_size * channels),
+            grid,
+            patch_size,
+        }
+    }
+
+    /// Sum of the embeddings of time, interval and label, `[batch, hidden_size]`.
+    fn embed_condition(&self, input: &BackboneInput<'_>) -> Tensor<2> {
+        let mut c = self.t_embedder.forward(input.times.t.clone());
+        if let (Some(embedder), Some(r)) = (&self.r_embedder, &input.times.r) {
+            c = c + embedder.forward(input.times.t.clone() - r.clone());
+        }
+        match &input.condition {
+            Condition::Labels(labels) => c + self.y_embedder.embedding_table.forward(labels.clone()),
+            // Refused when the network is built.
+            Condition::Text(_) => c,
+        }
+    }
+}
+
+impl Backbone for SiT {
+    fn forward(&self, input: BackboneInput<'_>) -> BackboneOutput {
+        let c = ops::silu(self.embed_condition(&input));
+        let mut x = self.x_embedder.proj.forward(input.x) + self.pos_embed.val();
+        let mut taps = Vec::with_capacity(input.taps.len());
+        for (n, block) in self.blocks.iter().enumerate() {
+            x = block.forward(x, c.clone());
+            if input.taps.contains(&(n + 1)) {
+                taps.push(x.clone());
+            }
+        }
+        let prediction = unpatchify(self.final_layer.forward(x, c), self.grid, self.patch_size);
+        BackboneOutput { prediction, taps }
+    }
+}
+
+impl Block {
+    fn new(params: &ParamBuilder, sizes: Sizes, has_qk_norm: bool) -> Self {
+        let (d, num_heads) = (sizes.hidden_size, sizes.num_heads);
+        let linear = |name: &str, inputs, outputs| Linear::new(&params.child(name), inputs, outputs);
+        let norm = |name: &str| has_qk_norm.then(|| LayerNorm::new(&params.child(name), d / num_heads, QK_EPS));
+        let modulation = Linear::with_init(&params.child("adaLN_modulation.1"), d, 6 * d, Init::Zeros);
+        Self {
+            attn: Attention {
+                qkv: linear("attn.qkv", d, 3 * d),
+                q_norm: norm("attn.q_norm"),
+                k_norm: norm("attn.k_norm"),
+                proj: linear("attn.proj", d, d),
+                num_heads,
+            },
+            mlp: Mlp { fc1: linear("mlp.fc1", d, sizes.mlp_size), fc2: linear("mlp.fc2", sizes.mlp_size, d) },
+            adaLN_modulation: At(modulation),
+        }
+    }
+
+    /// `x`: `[batch, tokens, hidden_size]`, `c`: SiLU of the condition, `[batch, hidden_size]`.
+    fn forward(&self, x: Tensor<3>, c: Tensor<2>) -> Tensor<3> {
+        let [shift1, scale1, gate1, shift2, scale2, gate2] = chunk(self.adaLN_modulation.forward(c));
+        let h = self.attn.forward(ops::modulated_layer_norm(x.clone(), shift1, scale1, EPS));
+        let x = ops::gated_residual(x, gate1, h);
+        let h = self.mlp.forward(ops::modulated_layer_norm(x.clone(), shift2, scale2, EPS));
+        ops::gated_residual(x, gate2, h)
+    }
+}
+
+impl Attention {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let qkv = self.qkv.forward(x);
+        let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) else {
+            return self.proj.forward(ops::attention_packed(qkv, self.num_heads));
+        };
+        let [batch, tokens, channels] = qkv.dims();
+        let [q, k, v] = ops::unpack_heads(qkv, self.num_heads); // [batch, heads, tokens, head_dim]
+        let h = ops::attention(q_norm.forward(q), k_norm.forward(k), v);
+        self.proj.forward(h.swap_dims(1, 2).reshape([batch, tokens, channels / 3]))
+    }
+}
+
+impl Mlp {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.fc2.forward(ops::gelu_tanh(self.fc1.forward(x)))
+    }
+}
+
+impl FinalLayer {
+    fn new(params: &ParamBuilder, d: usize, outputs: usize) -> Self {
+        let modulation = Linear::with_init(&params.child("adaLN_modulation.1"), d, 2 * d, Init::Zeros);
+        let linear = Linear::with_init(&params.child("linear"), d, outputs, Init::Zeros);
+        Self { linear, adaLN_modulation: At(modulation) }
+    }
+
+    fn forward(&self, x: Tensor<3>, c: Tensor<2>) -> Tensor<3> {
+        let [shift, scale] = chunk(self.adaLN_modulation.forward(c));
+        self.linear.forward(ops::modulated_layer_norm(x, shift, scale, EPS))
+    }
+}
+
+/// Splits the last axis into `N` equal parts.
+fn chunk<const N: usize>(x: Tensor<2>) -> [Tensor<2>; N] {
+    let width = x.dims()[1] / N;
+    std::array::from_fn(|part| x.clone().narrow(1, part * width, width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use realign::burn::tensor::{Device, Distribution};
+    use realign::plugin::{BackboneConfig, ConditionSpec, Times};
+
+    fn tiny() -> SiTConfig {
+        let sizes = |hidden, depth, heads, patch| (Some(hidden), Some(depth), Some(heads), Some(patch));
+        let (hidden_size, depth, num_heads, patch_size) = sizes(24, 3, 3, 2);
+        SiTConfig { size: None, hidden_size, depth, num_heads, patch_size, ..Default::default() }
+    }
+
+    fn forward(taps: &[usize]) -> BackboneOutput {
+        let device = Device::flex();
+        let ctx = BackboneContext {
+            input: [3, 10, 14],
+            condition: ConditionSpec::Labels { num_classes: 7 },
+            has_interval: false,
+        };
+        let network = tiny().build(&ctx, &ParamBuilder::new(&device, 1)).unwrap();
+        let x = Tensor::random([2, 3, 10, 14], Distribution::Normal(0.0, 1.0), &device);
+        let times = Times::at(Tensor::from_floats([0.3, 0.9], &device));
+        network.forward(BackboneInput { x, times, condition: Condition::labels(&[0, 7], &device), taps })
+    }
+
+    #[test]
+    fn the_output_is_zero_at_initialization_on_an_oblong_grid() {
+        let output = forward(&[]);
+        assert_eq!(output.prediction.dims(), [2, 3, 10, 14]);
+        assert_eq!(output.prediction.abs().max().into_scalar::<f32>(), 0.0);
+    }
+
+    #[test]
+    fn taps_come_in_order_and_every_block_is_the_identity_at_initialization() {
+        let output = forward(&[1, 3]);
+        assert_eq!(output.taps.len(), 2);
+        assert_eq!(output.taps[0].dims(), [2, 35, 24]);
+        let moved = (output.taps[0].clone() - output.taps[1].clone()).abs().max();
+        assert_eq!(moved.into_scalar::<f32>(), 0.0);
+    }
+}

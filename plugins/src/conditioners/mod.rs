@@ -1,0 +1,3 @@
+//! What samples shall show.
+
+pub mod class_labels;

@@ -1,0 +1,3 @@
+//! Frozen vision encoders.
+
+pub mod hog;

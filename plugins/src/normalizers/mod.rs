@@ -1,0 +1,4 @@
+//! Parameter-free maps of encoder features.
+
+pub mod none;
+pub mod spatial;

@@ -1,0 +1,3 @@
+//! What networks learn to predict.
+
+pub mod flow_matching;

@@ -1,0 +1,88 @@
+//! REPA's projector: a three-layer MLP per token.
+
+use anyhow::Result;
+use realign::burn;
+use realign::burn::{module::Module, tensor::Tensor};
+use realign::nn::{Linear, ParamBuilder};
+use realign::ops;
+use realign::plugin::{PatchGrid, Projector, ProjectorConfig, ProjectorContext};
+use realign::recipe::Check;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// `mlp`: Linear, SiLU, Linear, SiLU, Linear, per token.
+///
+/// Source: REPA `models/sit.py`, `build_mlp`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MlpConfig {
+    /// Hidden width, independent of the backbone's.
+    #[schemars(range(min = 1, max = 65536))]
+    pub projector_dim: usize,
+}
+
+impl Default for MlpConfig {
+    fn default() -> Self {
+        Self { projector_dim: 2048 }
+    }
+}
+
+/// The projector.
+#[derive(Module, Debug)]
+pub struct MlpProjector {
+    projection_layer: Layers,
+}
+
+#[derive(Module, Debug)]
+struct Layers {
+    _0: Linear,
+    _2: Linear,
+    _4: Linear,
+}
+
+impl Projector for MlpProjector {
+    fn forward(&self, tokens: Tensor<3>, _grid: PatchGrid) -> Tensor<3> {
+        let Layers { _0, _2, _4 } = &self.projection_layer;
+        let h = ops::silu(_0.forward(tokens));
+        _4.forward(ops::silu(_2.forward(h)))
+    }
+}
+
+#[typetag::serde(name = "mlp")]
+impl ProjectorConfig for MlpConfig {
+    fn build(&self, ctx: &ProjectorContext, params: &ParamBuilder) -> Result<Box<dyn Projector>> {
+        let (params, dim) = (params.child("projection_layer"), self.projector_dim);
+        let layer = |name: usize, inputs, outputs| Linear::new(&params.child(name), inputs, outputs);
+        let _0 = layer(0, ctx.hidden_size, dim);
+        let layers = Layers { _0, _2: layer(2, dim, dim), _4: layer(4, dim, ctx.target_channels) };
+        Ok(Box::new(MlpProjector { projection_layer: layers }))
+    }
+
+    fn forward_flops(&self, ctx: &ProjectorContext) -> f64 {
+        let dim = self.projector_dim as f64;
+        2.0 * ctx.grid.tokens() as f64 * dim * (ctx.hidden_size as f64 + dim + ctx.target_channels as f64)
+    }
+
+    fn validate(&self, check: &mut Check<'_>) {
+        check.range("projector_dim", self.projector_dim, 1, 65_536);
+    }
+}
+
+realign::register!(ProjectorConfig as "projector": MlpConfig);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use realign::burn::tensor::{Device, Distribution};
+
+    #[test]
+    fn tokens_are_projected_one_by_one() {
+        let (device, grid) = (Device::flex(), PatchGrid::new(5, 7));
+        let ctx = ProjectorContext { hidden_size: 12, target_channels: 9, grid };
+        let projector = MlpConfig { projector_dim: 17 }.build(&ctx, &ParamBuilder::new(&device, 0)).unwrap();
+        let tokens = Tensor::<3>::random([1, 35, 12], Distribution::Normal(0.0, 1.0), &device);
+        let all = projector.forward(tokens.clone(), grid);
+        let one = projector.forward(tokens.narrow(1, 11, 1), PatchGrid::new(1, 1));
+        assert!((all.narrow(1, 11, 1) - one).abs().max().into_scalar::<f32>() < 1e-6);
+    }
+}

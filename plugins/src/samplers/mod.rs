@@ -1,0 +1,4 @@
+//! From noise to samples.
+
+pub mod ode;
+pub mod sde;
