@@ -1,6 +1,6 @@
 //! The commands, one file each.
 //!
-//! A command is a clap struct with `run(self, out) -> Result<ExitCode>`. It writes its answer to `out`, never with
+//! A command is a clap struct with `run(out) -> Result<ExitCode>`. It writes its answer to `out`, never with
 //! `println!`, so that a closed pipe is an error it can return. A new one is a `mod` line, a variant and an arm here.
 
 use std::io::Write;
@@ -9,12 +9,21 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
+pub mod check;
+pub mod explain;
 pub mod new;
 pub mod plugins;
+pub mod recipe_args;
+pub mod run;
+pub mod sample;
 
 /// What the program can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Run(run::Run),
+    Sample(sample::Sample),
+    Explain(explain::Explain),
+    Check(check::Check),
     /// Every plugin by kind, with its settings
     Plugins(plugins::Plugins),
     /// Write a plugin file, or a plugin crate, with a passing test
@@ -28,6 +37,10 @@ impl Command {
     /// Whatever stopped it, in words that say how to go on.
     pub fn run(self, out: &mut dyn Write) -> Result<ExitCode> {
         match self {
+            Self::Run(command) => command.run(out),
+            Self::Sample(command) => command.run(out),
+            Self::Explain(command) => command.run(out),
+            Self::Check(command) => command.run(out),
             Self::Plugins(command) => command.run(out),
             Self::New(command) => command.run(out),
         }

@@ -40,7 +40,7 @@ pub(super) const KINDS: [Kind; 10] = [
     },
     Kind {
         name: "alignment_loss",
-        folder: "alignments",
+        folder: "alignment_losses",
         key: "alignment.0.loss.type",
         heading: "//! Alignment losses: distance between projected tokens and encoder features.",
         template: include_str!("../../../templates/alignment_loss.rs"),
