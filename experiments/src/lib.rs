@@ -8,3 +8,6 @@ pub mod progress;
 mod linked {
     include!(concat!(env!("OUT_DIR"), "/plugins.rs"));
 }
+
+#[cfg(test)]
+pub mod templates;

@@ -175,7 +175,10 @@ mod tests {
         let mut progress = Progress::lines(Box::new(page.clone()), Duration::from_secs(3600));
         (1..=9).for_each(|at| progress.event(&step(at)));
         let text = page.text();
-        assert_eq!(text.lines().map(|line| line.split("  ").next().unwrap()).collect::<Vec<_>>(), ["step 1/9", "step 9/9"]);
+        assert_eq!(
+            text.lines().map(|line| line.split("  ").next().unwrap()).collect::<Vec<_>>(),
+            ["step 1/9", "step 9/9"]
+        );
     }
 
     #[test]
@@ -185,7 +188,9 @@ mod tests {
 
     #[test]
     fn durations_read_as_spoken() {
-        for (seconds, text) in [(0.4, "0 s"), (59.6, "1 min 00 s"), (7500.0, "2 h 05 min"), (f64::NAN, "an unknown time")] {
+        for (seconds, text) in
+            [(0.4, "0 s"), (59.6, "1 min 00 s"), (7500.0, "2 h 05 min"), (f64::NAN, "an unknown time")]
+        {
             assert_eq!(duration(seconds), text);
         }
     }

@@ -1,6 +1,6 @@
 //! The commands, one file each.
 //!
-//! A command is a clap struct with `run(self, out) -> Result<ExitCode>`. It writes its answer to `out`, never with
+//! A command is a clap struct with `run(out) -> Result<ExitCode>`. It writes its answer to `out`, never with
 //! `println!`, so that a closed pipe is an error it can return. A new one is a `mod` line, a variant and an arm here.
 
 use std::io::Write;
@@ -11,6 +11,13 @@ use clap::Subcommand;
 
 pub mod check;
 pub mod explain;
+pub mod check;
+pub mod explain;
+pub mod new;
+pub mod plugins;
+pub mod recipe_args;
+pub mod run;
+pub mod sample;
 pub mod recipe_args;
 pub mod run;
 pub mod sample;
@@ -18,6 +25,10 @@ pub mod sample;
 /// What the program can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Run(run::Run),
+    Sample(sample::Sample),
+    Explain(explain::Explain),
+    Check(check::Check),
     /// Train as the recipe says; the same command again continues the run
     Run(run::Run),
     /// Draw pictures from a trained run
@@ -26,6 +37,10 @@ pub enum Command {
     Explain(explain::Explain),
     /// Load, build and step one recipe, without writing anything
     Check(check::Check),
+    /// Every plugin by kind, with its settings
+    Plugins(plugins::Plugins),
+    /// Write a plugin file, or a plugin crate, with a passing test
+    New(new::New),
 }
 
 impl Command {
@@ -39,6 +54,12 @@ impl Command {
             Self::Sample(command) => command.run(out),
             Self::Explain(command) => command.run(out),
             Self::Check(command) => command.run(out),
+            Self::Run(command) => command.run(out),
+            Self::Sample(command) => command.run(out),
+            Self::Explain(command) => command.run(out),
+            Self::Check(command) => command.run(out),
+            Self::Plugins(command) => command.run(out),
+            Self::New(command) => command.run(out),
         }
     }
 }

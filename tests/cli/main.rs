@@ -1,0 +1,7 @@
+//! The program as its user meets it: what it writes, what it refuses and in which words.
+
+mod generate;
+mod mistakes;
+mod pictures;
+mod program;
+mod run_folders;
