@@ -11,8 +11,13 @@ use clap::Subcommand;
 
 pub mod check;
 pub mod explain;
+pub mod check;
+pub mod explain;
 pub mod new;
 pub mod plugins;
+pub mod recipe_args;
+pub mod run;
+pub mod sample;
 pub mod recipe_args;
 pub mod run;
 pub mod sample;
@@ -23,6 +28,14 @@ pub enum Command {
     Run(run::Run),
     Sample(sample::Sample),
     Explain(explain::Explain),
+    Check(check::Check),
+    /// Train as the recipe says; the same command again continues the run
+    Run(run::Run),
+    /// Draw pictures from a trained run
+    Sample(sample::Sample),
+    /// The resolved recipe, where each value came from, sizes and costs
+    Explain(explain::Explain),
+    /// Load, build and step one recipe, without writing anything
     Check(check::Check),
     /// Every plugin by kind, with its settings
     Plugins(plugins::Plugins),
@@ -37,6 +50,10 @@ impl Command {
     /// Whatever stopped it, in words that say how to go on.
     pub fn run(self, out: &mut dyn Write) -> Result<ExitCode> {
         match self {
+            Self::Run(command) => command.run(out),
+            Self::Sample(command) => command.run(out),
+            Self::Explain(command) => command.run(out),
+            Self::Check(command) => command.run(out),
             Self::Run(command) => command.run(out),
             Self::Sample(command) => command.run(out),
             Self::Explain(command) => command.run(out),
