@@ -59,7 +59,11 @@ fn the_two_arms_of_the_ablation_change_one_thing_each() {
     let full = leaves("sit-irepa.yaml");
     for (arm, part) in [("sit-irepa-no-conv.yaml", "projector"), ("sit-irepa-no-spatial-norm.yaml", "normalizer")] {
         let arm = leaves(arm);
-        let changed: Vec<_> = full.iter().filter(|leaf| !arm.contains(leaf)).chain(arm.iter().filter(|leaf| !full.contains(leaf))).collect();
+        let changed: Vec<_> = full
+            .iter()
+            .filter(|leaf| !arm.contains(leaf))
+            .chain(arm.iter().filter(|leaf| !full.contains(leaf)))
+            .collect();
         assert!(!changed.is_empty());
         assert!(changed.iter().all(|(key, _)| key.starts_with(&format!("alignment.0.{part}."))), "{changed:?}");
     }
@@ -74,6 +78,10 @@ fn every_recipe_loads_builds_steps_and_samples_in_the_demo() {
             .output()
             .unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && text.contains("loads, builds, steps and samples"), "{}: {text}", path.display());
+        assert!(
+            output.status.success() && text.contains("loads, builds, steps and samples"),
+            "{}: {text}",
+            path.display()
+        );
     }
 }

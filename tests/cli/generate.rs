@@ -57,7 +57,11 @@ fn a_new_crate_prints_the_line_that_links_it() {
     let desk = tree();
     let answer = desk.run(&["new", "crate", "an_idea", "--path", "outside/an_idea"]);
     answer.assert_done();
-    assert!(answer.out.contains("an_idea = { path = \"../outside/an_idea\", default-features = false }"), "{}", answer.out);
+    assert!(
+        answer.out.contains("an_idea = { path = \"../outside/an_idea\", default-features = false }"),
+        "{}",
+        answer.out
+    );
     for file in ["Cargo.toml", "build.rs", "src/lib.rs", "src/an_idea.rs", ".cargo/config.toml"] {
         assert!(desk.path("outside/an_idea").join(file).is_file(), "{file}");
     }
@@ -66,7 +70,12 @@ fn a_new_crate_prints_the_line_that_links_it() {
 
 #[test]
 fn a_reader_that_leaves_early_is_no_error() {
-    let mut child = Desk::new().command(&["plugins", "list", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Desk::new()
+        .command(&["plugins", "list", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));

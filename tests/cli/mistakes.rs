@@ -49,7 +49,11 @@ fn a_wrong_value_is_answered_with_place_found_and_allowed() {
 fn a_device_that_is_not_there_or_not_known_is_an_error() {
     let desk = Desk::new();
     desk.run(&["check", RECIPE, "--set", "device=cuda:99"]).assert_refused(&["device `cuda:99`"]);
-    desk.run(&["check", RECIPE, "--set", "device=gpu"]).assert_refused(&["device", "`gpu`", "allowed: auto, cpu, cuda"]);
+    desk.run(&["check", RECIPE, "--set", "device=gpu"]).assert_refused(&[
+        "device",
+        "`gpu`",
+        "allowed: auto, cpu, cuda",
+    ]);
 }
 
 #[test]

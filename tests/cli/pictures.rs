@@ -67,14 +67,23 @@ fn odd_pictures_are_used() {
     desk.write("data/gray/a.png", encoded(GrayImage::from_pixel(40, 50, image::Luma([90])), ImageFormat::Png));
     desk.write("data/deep/a.png", encoded(DynamicImage::ImageLuma16(gray16), ImageFormat::Png));
     desk.write("data/pixel/a.png", encoded(RgbImage::from_pixel(1, 1, image::Rgb([9, 99, 199])), ImageFormat::Png));
-    desk.write("data/clear/a.png", encoded(image::RgbaImage::from_pixel(9, 70, image::Rgba([1, 2, 3, 4])), ImageFormat::Png));
+    desk.write(
+        "data/clear/a.png",
+        encoded(image::RgbaImage::from_pixel(9, 70, image::Rgba([1, 2, 3, 4])), ImageFormat::Png),
+    );
     check(&desk, "data").assert_done();
 }
 
 #[test]
 fn a_zip_is_read_in_place_and_a_dangerous_one_refused() {
     let (desk, png) = (Desk::new(), encoded(picture(), ImageFormat::Png));
-    let odd = zip(&[("a/x.png", &png), ("b/y.png", &png), ("a/.hidden.png", b"?"), ("a/notes.txt", b"?"), ("__MACOSX/a/._x.png", b"?")]);
+    let odd = zip(&[
+        ("a/x.png", &png),
+        ("b/y.png", &png),
+        ("a/.hidden.png", b"?"),
+        ("a/notes.txt", b"?"),
+        ("__MACOSX/a/._x.png", b"?"),
+    ]);
     desk.write("odd.zip", &odd);
     check(&desk, "odd.zip").assert_done();
     desk.write("cut.zip", &odd[..odd.len() / 2]);

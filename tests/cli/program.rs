@@ -74,7 +74,9 @@ impl Answer {
         if self.err.lines().count() > LINES_OF_A_SCREEN {
             faults.push(format!("{} lines", self.err.lines().count()));
         }
-        faults.extend(words.iter().filter(|word| !self.err.contains(**word)).map(|word| format!("does not say `{word}`")));
+        faults.extend(
+            words.iter().filter(|word| !self.err.contains(**word)).map(|word| format!("does not say `{word}`")),
+        );
         faults
     }
 
@@ -100,6 +102,10 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() { copy(&entry.path(), &target) } else { drop(fs::copy(entry.path(), target).unwrap()) }
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target)
+        } else {
+            drop(fs::copy(entry.path(), target).unwrap())
+        }
     }
 }

@@ -7,9 +7,24 @@ use std::os::unix::process::CommandExt;
 use crate::program::{Answer, Desk};
 
 const TINY: [&str; 18] = [
-    "--set", "train.steps=2", "--set", "train.global_batch_size=4", "--set", "train.micro_batch_size=4",
-    "--set", "train.schedule.warmup_steps=0", "--set", "backbone.depth=2", "--set", "sample.num_preview=0",
-    "--set", "log.every=1", "--set", "log.classifier=false", "--set", "log.checkpoint_every=1",
+    "--set",
+    "train.steps=2",
+    "--set",
+    "train.global_batch_size=4",
+    "--set",
+    "train.micro_batch_size=4",
+    "--set",
+    "train.schedule.warmup_steps=0",
+    "--set",
+    "backbone.depth=2",
+    "--set",
+    "sample.num_preview=0",
+    "--set",
+    "log.every=1",
+    "--set",
+    "log.classifier=false",
+    "--set",
+    "log.checkpoint_every=1",
 ];
 
 fn args<'a>(run_dir: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -23,7 +38,9 @@ fn run(desk: &Desk, run_dir: &str, more: &[&str]) -> Answer {
 
 fn num_checkpoints(desk: &Desk, run_dir: &str) -> usize {
     let entries = fs::read_dir(desk.path(run_dir).join("checkpoints"));
-    entries.map_or(0, |entries| entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("step-")).count())
+    entries.map_or(0, |entries| {
+        entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("step-")).count()
+    })
 }
 
 #[test]
@@ -90,7 +107,9 @@ fn a_full_disk_is_an_error_of_its_own_words() {
     let script = format!("mount -t tmpfs -o size=256k none full && exec '{}' {words}", program.get_program().display());
     let mut command = std::process::Command::new("unshare");
     let output = command.args(["--mount", "--map-root-user", "sh", "-c", &script]).current_dir(desk.path("")).output();
-    let Some(answer) = output.ok().map(Answer::from).filter(|answer| answer.err.starts_with("error:") || answer.code == 0) else {
+    let Some(answer) =
+        output.ok().map(Answer::from).filter(|answer| answer.err.starts_with("error:") || answer.code == 0)
+    else {
         println!("skipped: this machine gives no mount namespace to fill");
         return;
     };

@@ -11,13 +11,8 @@ use clap::Subcommand;
 
 pub mod check;
 pub mod explain;
-pub mod check;
-pub mod explain;
 pub mod new;
 pub mod plugins;
-pub mod recipe_args;
-pub mod run;
-pub mod sample;
 pub mod recipe_args;
 pub mod run;
 pub mod sample;
@@ -25,10 +20,6 @@ pub mod sample;
 /// What the program can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    Run(run::Run),
-    Sample(sample::Sample),
-    Explain(explain::Explain),
-    Check(check::Check),
     /// Train as the recipe says; the same command again continues the run
     Run(run::Run),
     /// Draw pictures from a trained run
@@ -50,10 +41,6 @@ impl Command {
     /// Whatever stopped it, in words that say how to go on.
     pub fn run(self, out: &mut dyn Write) -> Result<ExitCode> {
         match self {
-            Self::Run(command) => command.run(out),
-            Self::Sample(command) => command.run(out),
-            Self::Explain(command) => command.run(out),
-            Self::Check(command) => command.run(out),
             Self::Run(command) => command.run(out),
             Self::Sample(command) => command.run(out),
             Self::Explain(command) => command.run(out),
