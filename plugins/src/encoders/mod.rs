@@ -1,3 +1,4 @@
 //! Frozen vision encoders.
 
+pub mod dinov2;
 pub mod hog;
