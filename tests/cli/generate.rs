@@ -76,12 +76,9 @@ fn a_new_crate_prints_the_line_that_links_it() {
 
 #[test]
 fn a_reader_that_leaves_early_is_no_error() {
-    let mut child = Desk::new()
-        .command(&["plugins", "list", "--json"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let desk = Desk::new();
+    let mut child =
+        desk.command(&["plugins", "list", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -48,7 +48,11 @@ fn the_folder_of_another_recipe_is_refused_and_left_alone() {
     let desk = Desk::new();
     run(&desk, "a", &[]).assert_done();
     let before = num_checkpoints(&desk, "a");
-    run(&desk, "a", &["--set", "train.learning_rate=0.5"]).assert_refused(&["a/checkpoints", "another recipe", "use another folder"]);
+    run(&desk, "a", &["--set", "train.learning_rate=0.5"]).assert_refused(&[
+        "a/checkpoints",
+        "another recipe",
+        "use another folder",
+    ]);
     assert_eq!(num_checkpoints(&desk, "a"), before);
     run(&desk, "a", &[]).assert_done();
 }

@@ -95,8 +95,7 @@ pub(super) fn suggestion(found: &str, known: &[&str]) -> String {
 
 fn write_json(plugins: &[&PluginInfo], out: &mut dyn Write) -> Result<()> {
     let list: Vec<Value> = plugins.iter().map(|plugin| describe(plugin)).collect();
-    serde_json::to_writer_pretty(&mut *out, &list)?;
-    Ok(writeln!(out)?)
+    Ok(writeln!(out, "{}", serde_json::to_string_pretty(&list)?)?)
 }
 
 fn describe(plugin: &PluginInfo) -> Value {
