@@ -1,22 +1,17 @@
-//! TODO
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+//! From a trained network to pictures in a file: guidance, solvers, noise and labels per picture, export.
+//!
+//! Times follow the paths of [`ProbabilityPath`](crate::plugin::ProbabilityPath): t = 0 is data, t = 1 is noise.
 
-/// How values in [-1, 1] become bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Quantization {
-    /// `255 (x + 1) / 2`, cut off.
-    #[default]
-    Truncate,
-}
+mod draws;
+mod export;
+mod guidance;
+mod npz;
+mod quantize;
+mod solvers;
 
-/// Noise.
-pub fn image_noise(seed: u64, index: u64, stream: &str, count: usize) -> Vec<f32> {
-    crate::streams::Streams::new(seed).at(index, 0).normal(&format!("sample/{stream}"), count)
-}
-
-/// Byte of a value.
-pub fn quantize(value: f32, _how: Quantization) -> u8 {
-    (255.0 * (value + 1.0) / 2.0).clamp(0.0, 255.0) as u8
-}
+pub use draws::{image_noise, sample_labels};
+pub use export::ImageWriter;
+pub use guidance::GuidedVelocity;
+pub use npz::NpzWriter;
+pub use quantize::{Quantization, quantize};
+pub use solvers::{finish, ode_euler, ode_heun, score_from_velocity, sde_euler_maruyama};
