@@ -5,6 +5,8 @@ pub mod autoencoders;
 pub mod backbones;
 pub mod conditioners;
 pub mod datasets;
+pub mod encoders;
 pub mod normalizers;
 pub mod objectives;
 pub mod projectors;
+pub mod samplers;

@@ -1,0 +1,4 @@
+//! Frozen encoders, whose features are the target of alignment.
+
+pub mod hog;
+mod oriented_gradients;
