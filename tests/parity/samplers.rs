@@ -7,7 +7,7 @@ use realign::plugin::{
     Backbone, BackboneInput, BackboneOutput, Condition, Guidance, ObjectiveConfig, ProbabilityPath, SampleRequest,
     SamplerConfig,
 };
-use realign::sample::score;
+use realign::sample::score_from_velocity;
 use serde_json::{Value, json};
 
 use super::case::Case;
@@ -40,7 +40,7 @@ pub fn analytic(case: &Case, device: &Device) -> Result<Verdict> {
             .values("in.score.t")?
             .iter()
             .enumerate()
-            .map(|(i, t)| score(v.clone().narrow(0, i, 1), x.clone().narrow(0, i, 1), *t, path));
+            .map(|(i, t)| score_from_velocity(path, v.clone().narrow(0, i, 1), x.clone().narrow(0, i, 1), *t));
         verdict.output(case, &name, Tensor::cat(scores.collect(), 0))?;
     }
     Ok(verdict)
