@@ -72,12 +72,19 @@ mod fused {
 
     /// Result `[batch, heads, tokens, head_dim]` and the log-sum-exp that its gradient needs.
     fn flash(q: &T, k: &T, v: &T) -> (T, T) {
-        T::internal_scaled_dot_product_flash_attention_for_cpu::<T>(q, k, v, 0.0, false, None, None)
+        let [q, k, v] = [q, k, v].map(dense);
+        T::internal_scaled_dot_product_flash_attention_for_cpu::<T>(&q, &k, &v, 0.0, false, None, None)
+    }
+
+    /// The kernel reads rows as if their values were adjacent, and returns garbage when they are not.
+    fn dense(tensor: &T) -> T {
+        if tensor.stride().last() == Some(&1) { tensor.shallow_clone() } else { tensor.contiguous() }
     }
 
     fn flash_backward(g: &T, [q, k, v]: [&T; 3], out: &T, lse: &T) -> [T; 3] {
+        let [g, q, k, v, out] = [g, q, k, v, out].map(dense);
         let (q, k, v) = T::internal_scaled_dot_product_flash_attention_for_cpu_backward::<T>(
-            g, q, k, v, out, lse, 0.0, false, None, None,
+            &g, &q, &k, &v, &out, lse, 0.0, false, None, None,
         );
         [q, k, v]
     }

@@ -14,6 +14,8 @@ mod attention;
 mod conv2d;
 mod cosine;
 mod device;
+#[cfg(test)]
+mod gradient_check;
 mod guard;
 mod layer_norm;
 #[cfg(feature = "tch")]

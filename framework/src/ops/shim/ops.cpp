@@ -28,6 +28,17 @@ thread_local std::string last_error;
 
 Handle own(Tensor t) { return new Tensor(std::move(t)); }
 
+// The kernels walk raw memory: sizes that do not fit must stop here.
+void expect_rows(const char* what, const Tensor& x, const Tensor& per_sample) {
+  TORCH_CHECK(x.dim() == 3 && per_sample.dim() == 2 && per_sample.size(0) == x.size(0) &&
+                  per_sample.size(1) == x.size(2),
+              what, " of ", per_sample.sizes(), " does not fit tokens of ", x.sizes());
+}
+
+void expect_equal(const char* what, const Tensor& a, const Tensor& b) {
+  TORCH_CHECK(a.sizes() == b.sizes(), what, " of ", b.sizes(), " does not fit ", a.sizes());
+}
+
 std::vector<Tensor> list(Handle* handles, int64_t n) {
   std::vector<Tensor> out;
   out.reserve(n);
@@ -133,7 +144,8 @@ int rl_conv2d_backward(Handle g, Handle x, Handle w, int64_t pad_h, int64_t pad_
 
 // LayerNorm without affine, then modulation. x [B,T,D], shift and scale [B,D], f32 on the CPU.
 int rl_modulated_norm(Handle x_, Handle shift_, Handle scale_, double eps, Handle* y_, Handle* mean_, Handle* rstd_) {
-  RL_TRY(Tensor x = x_->contiguous(); Tensor shift = shift_->contiguous(); Tensor scale = scale_->contiguous();
+  RL_TRY(expect_rows("a shift", *x_, *shift_); expect_rows("a scale", *x_, *scale_);
+         Tensor x = x_->contiguous(); Tensor shift = shift_->contiguous(); Tensor scale = scale_->contiguous();
          const int64_t B = x.size(0); const int64_t T = x.size(1); const int64_t D = x.size(2);
          Tensor y = at::empty_like(x); Tensor mean = at::empty({B, T, 1}, x.options());
          Tensor rstd = at::empty({B, T, 1}, x.options()); const float* xp = x.const_data_ptr<float>();
@@ -150,7 +162,8 @@ int rl_modulated_norm(Handle x_, Handle shift_, Handle scale_, double eps, Handl
 
 int rl_modulated_norm_backward(Handle g_, Handle x_, Handle scale_, Handle mean_, Handle rstd_, Handle* gx_,
                                Handle* gshift_, Handle* gscale_) {
-  RL_TRY(Tensor g = g_->contiguous(); Tensor x = x_->contiguous(); Tensor scale = scale_->contiguous();
+  RL_TRY(expect_equal("a gradient", *x_, *g_); Tensor g = g_->contiguous(); Tensor x = x_->contiguous();
+         Tensor scale = scale_->contiguous();
          const int64_t B = x.size(0); const int64_t T = x.size(1); const int64_t D = x.size(2);
          const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(T, (2 * at::get_num_threads() + B - 1) / B));
          Tensor gx = at::empty_like(x); Tensor gshift = at::zeros({parts, B, D}, x.options());
@@ -175,7 +188,8 @@ int rl_modulated_norm_backward(Handle g_, Handle x_, Handle scale_, Handle mean_
 
 // Gradients of x + gate * branch. g and branch [B,T,D], gate [B,D], f32 on the CPU.
 int rl_gated_residual_backward(Handle g_, Handle gate_, Handle branch_, Handle* ggate_, Handle* gbranch_) {
-  RL_TRY(Tensor g = g_->contiguous(); Tensor gate = gate_->contiguous(); Tensor branch = branch_->contiguous();
+  RL_TRY(expect_rows("a gate", *g_, *gate_); expect_equal("a branch", *g_, *branch_);
+         Tensor g = g_->contiguous(); Tensor gate = gate_->contiguous(); Tensor branch = branch_->contiguous();
          const int64_t B = g.size(0); const int64_t T = g.size(1); const int64_t D = g.size(2);
          const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(T, (2 * at::get_num_threads() + B - 1) / B));
          Tensor ggate = at::zeros({parts, B, D}, g.options()); Tensor gbranch = at::empty_like(g);
@@ -196,8 +210,8 @@ int rl_gated_residual_backward(Handle g_, Handle gate_, Handle branch_, Handle* 
 
 // Mean cosine similarity of rows. z and t [N,D]; stats [N,3] keeps |z|^2, |t|^2 and <z,t>.
 int rl_cosine(Handle z_, Handle t_, double eps, Handle* mean_, Handle* stats_) {
-  RL_TRY(Tensor z = z_->contiguous(); Tensor t = t_->contiguous(); const int64_t N = z.size(0);
-         const int64_t D = z.size(1); Tensor stats = at::empty({N, 3}, z.options());
+  RL_TRY(expect_equal("a target", *z_, *t_); Tensor z = z_->contiguous(); Tensor t = t_->contiguous();
+         const int64_t N = z.size(0); const int64_t D = z.size(1); Tensor stats = at::empty({N, 3}, z.options());
          const float* zp = z.const_data_ptr<float>(); const float* tp = t.const_data_ptr<float>();
          float* sp = stats.data_ptr<float>(); at::parallel_for(0, N, 16, [&](int64_t begin, int64_t end) {
            for (int64_t r = begin; r < end; r++) {

@@ -1,0 +1,416 @@
+//! Every op against central differences, against its other backend, and against misuse.
+
+use anyhow::Result;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::{AdamWState, AdamWStep, DeviceChoice, adamw, global_norm, lerp, open};
+use crate::streams::Streams;
+use crate::weights::to_host;
+
+/// Step of the central differences. The truncation error is step²/6 of a third derivative of order 10, about 2e-4; the
+/// rounding error is 1e-7 · √outputs / step, about 1e-4. Both are a tenth of [`DIFFERENCE_TOLERANCE`].
+const STEP: f32 = 1e-2;
+/// Allowed distance from the central difference, relative to the largest entry of the gradient.
+const DIFFERENCE_TOLERANCE: f32 = 2e-3;
+/// Allowed distance of two f32 implementations: sums of a few thousand terms in another order.
+const ROUNDING_TOLERANCE: f32 = 2e-5;
+
+/// An op as a function of flat inputs. Sizes are distinct, so a swapped axis fails; `large` has tails behind whole
+/// vector registers and enough rows to be split among threads.
+struct Case {
+    name: &'static str,
+    small: &'static [&'static [usize]],
+    large: &'static [&'static [usize]],
+    op: fn(&Inputs<'_>) -> Tensor<1>,
+}
+
+struct Inputs<'a> {
+    flat: &'a [Tensor<1>],
+    shapes: &'a [&'a [usize]],
+    /// Whether tensors reach and leave the op as transposed views.
+    is_strided: bool,
+}
+
+impl Inputs<'_> {
+    fn get<const D: usize>(&self, at: usize) -> Tensor<D> {
+        let mut shape: [usize; D] = self.shapes[at].try_into().unwrap();
+        if !self.is_strided {
+            return self.flat[at].clone().reshape(shape);
+        }
+        shape.reverse();
+        self.flat[at].clone().reshape(shape).permute(reversed_axes())
+    }
+
+    fn flatten<const D: usize>(&self, result: Tensor<D>) -> Tensor<1> {
+        let count = result.dims().iter().product::<usize>();
+        if self.is_strided { result.permute(reversed_axes()).reshape([count]) } else { result.reshape([count]) }
+    }
+}
+
+fn reversed_axes<const D: usize>() -> [isize; D] {
+    std::array::from_fn(|axis| (D - 1 - axis) as isize)
+}
+
+const EPS: f64 = 1e-6;
+
+const CASES: [Case; 12] = [
+    Case {
+        name: "linear",
+        small: &[&[3, 5, 12], &[7, 12], &[7]],
+        large: &[&[3, 37, 131], &[67, 131], &[67]],
+        op: |x| x.flatten(super::linear(x.get::<3>(0), x.get::<2>(1), Some(x.get::<1>(2)))),
+    },
+    Case {
+        name: "linear of vectors",
+        small: &[&[3, 12], &[7, 12], &[7]],
+        large: &[&[37, 131], &[67, 131], &[67]],
+        op: |x| x.flatten(super::linear(x.get::<2>(0), x.get::<2>(1), Some(x.get::<1>(2)))),
+    },
+    Case {
+        name: "linear without bias",
+        small: &[&[3, 5, 12], &[7, 12]],
+        large: &[&[3, 37, 131], &[67, 131]],
+        op: |x| x.flatten(super::linear(x.get::<3>(0), x.get::<2>(1), None)),
+    },
+    Case {
+        name: "attention",
+        small: &[&[2, 3, 5, 7], &[2, 3, 5, 7], &[2, 3, 5, 7]],
+        large: &[&[2, 3, 67, 19], &[2, 3, 67, 19], &[2, 3, 67, 19]],
+        op: |x| x.flatten(super::attention(x.get::<4>(0), x.get::<4>(1), x.get::<4>(2))),
+    },
+    Case {
+        name: "attention_packed",
+        small: &[&[2, 5, 3 * 3 * 7]],
+        large: &[&[2, 67, 3 * 3 * 19]],
+        op: |x| x.flatten(super::attention_packed(x.get::<3>(0), 3)),
+    },
+    Case {
+        name: "modulated_layer_norm",
+        small: &[&[3, 5, 12], &[3, 12], &[3, 12]],
+        large: &[&[3, 37, 131], &[3, 131], &[3, 131]],
+        op: |x| x.flatten(super::modulated_layer_norm(x.get::<3>(0), x.get::<2>(1), x.get::<2>(2), EPS)),
+    },
+    Case {
+        name: "layer_norm",
+        small: &[&[3, 5, 12], &[12], &[12]],
+        large: &[&[3, 37, 131], &[131], &[131]],
+        op: |x| x.flatten(super::layer_norm(x.get::<3>(0), x.get::<1>(1), x.get::<1>(2), EPS)),
+    },
+    Case {
+        name: "gated_residual",
+        small: &[&[3, 5, 12], &[3, 12], &[3, 5, 12]],
+        large: &[&[3, 37, 131], &[3, 131], &[3, 37, 131]],
+        op: |x| x.flatten(super::gated_residual(x.get::<3>(0), x.get::<2>(1), x.get::<3>(2))),
+    },
+    Case {
+        name: "gelu_tanh",
+        small: &[&[3, 5, 12]],
+        large: &[&[3, 37, 131]],
+        op: |x| x.flatten(super::gelu_tanh(x.get::<3>(0))),
+    },
+    Case { name: "silu", small: &[&[5, 12]], large: &[&[37, 131]], op: |x| x.flatten(super::silu(x.get::<2>(0))) },
+    Case {
+        name: "grid_conv2d",
+        small: &[&[2, 15, 7], &[4, 7, 3, 3], &[4]],
+        large: &[&[3, 15, 35], &[19, 35, 5, 5], &[19]],
+        op: |x| x.flatten(super::grid_conv2d(x.get::<3>(0), [3, 5], x.get::<4>(1), x.get::<1>(2))),
+    },
+    Case {
+        name: "mean_cosine_similarity",
+        small: &[&[3, 5, 12]],
+        large: &[&[3, 37, 131]],
+        op: |x| {
+            let z = x.get::<3>(0);
+            let target = random("target", z.dims().iter().product(), &z.device()).reshape(z.dims());
+            super::mean_cosine_similarity(z, target, EPS)
+        },
+    },
+];
+
+fn devices() -> Vec<Device> {
+    let mut devices = vec![open(DeviceChoice::Flex).unwrap()];
+    if cfg!(feature = "tch") {
+        devices.push(open(DeviceChoice::Cpu).unwrap());
+    }
+    devices
+}
+
+fn random(name: &str, count: usize, device: &Device) -> Tensor<1> {
+    Tensor::from_data(TensorData::new(Streams::new(11).normal(name, count), [count]), device)
+}
+
+fn inputs(shapes: &[&[usize]], device: &Device) -> Vec<Tensor<1>> {
+    let input = |(i, shape): (usize, &&[usize])| random(&format!("input {i}"), shape.iter().product(), device);
+    shapes.iter().enumerate().map(input).collect()
+}
+
+/// Result, and the gradient of its random-weighted sum for every input that `is_tracked`.
+fn differentiate(
+    case: &Case,
+    shapes: &[&[usize]],
+    device: &Device,
+    is_strided: bool,
+    is_tracked: &dyn Fn(usize) -> bool,
+) -> (Vec<f32>, Vec<Option<Vec<f32>>>) {
+    let track = |(i, input): (usize, Tensor<1>)| if is_tracked(i) { input.require_grad() } else { input };
+    let flat: Vec<_> = inputs(shapes, &device.clone().autodiff()).into_iter().enumerate().map(track).collect();
+    let result = (case.op)(&Inputs { flat: &flat, shapes, is_strided });
+    let weights = random("weights", result.dims()[0], &result.device());
+    let gradients = (result.clone() * weights).sum().backward();
+    let gradient = |input: &Tensor<1>| input.grad(&gradients).map(to_host);
+    (to_host(result), flat.iter().map(gradient).collect())
+}
+
+/// The random-weighted sum without autodiff, summed in f64.
+fn weighted_sum(case: &Case, shapes: &[&[usize]], flat: &[Tensor<1>], is_strided: bool) -> f64 {
+    let result = (case.op)(&Inputs { flat, shapes, is_strided });
+    let weights = to_host(random("weights", result.dims()[0], &result.device()));
+    to_host(result).iter().zip(weights).map(|(y, w)| f64::from(*y) * f64::from(w)).sum()
+}
+
+fn central_differences(case: &Case, device: &Device, input: usize, is_strided: bool) -> Vec<f32> {
+    let mut flat = inputs(case.small, device);
+    let values = to_host(flat[input].clone());
+    let mut at = |i: usize, step: f32| {
+        let mut moved = values.clone();
+        moved[i] += step;
+        flat[input] = Tensor::from_data(TensorData::new(moved, [values.len()]), device);
+        weighted_sum(case, case.small, &flat, is_strided)
+    };
+    (0..values.len()).map(|i| ((at(i, STEP) - at(i, -STEP)) / f64::from(2.0 * STEP)) as f32).collect()
+}
+
+/// Largest distance, relative to the largest expected entry.
+fn distance(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(f32::MIN_POSITIVE, |a, b| a.max(b.abs()));
+    let worst = found.iter().zip(expected).fold(0.0, |worst: f32, (a, b)| {
+        let gap = (a - b).abs();
+        if gap.is_nan() { f32::INFINITY } else { worst.max(gap) }
+    });
+    worst / largest
+}
+
+fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    let distance = distance(found, expected);
+    assert!(distance <= tolerance, "{what}: off by {distance:e} of the largest entry");
+}
+
+#[test]
+fn every_gradient_agrees_with_central_differences() {
+    for device in devices() {
+        for case in &CASES {
+            for is_strided in [false, true] {
+                let (_, gradients) = differentiate(case, case.small, &device, is_strided, &|_| true);
+                for (i, gradient) in gradients.into_iter().enumerate() {
+                    let what = format!("{} input {i} strided {is_strided} on {device:?}", case.name);
+                    let expected = central_differences(case, &device, i, is_strided);
+                    assert_close(&what, &gradient.expect(&what), &expected, DIFFERENCE_TOLERANCE);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_input_alone_gets_the_gradient_that_it_gets_among_others() {
+    for device in devices() {
+        for case in &CASES {
+            let (_, together) = differentiate(case, case.small, &device, false, &|_| true);
+            for (i, expected) in together.iter().enumerate() {
+                let what = format!("{} input {i} on {device:?}", case.name);
+                let (_, alone) = differentiate(case, case.small, &device, false, &|input| input == i);
+                assert_close(&what, alone[i].as_ref().expect(&what), expected.as_ref().unwrap(), ROUNDING_TOLERANCE);
+                let others = alone.iter().enumerate().filter(|(other, _)| *other != i);
+                assert!(others.into_iter().all(|(_, gradient)| gradient.is_none()), "{what}: others got gradients");
+            }
+        }
+    }
+}
+
+#[test]
+fn autodiff_does_not_change_results() {
+    for device in devices() {
+        for case in &CASES {
+            let (tracked, _) = differentiate(case, case.large, &device, false, &|_| true);
+            let flat = inputs(case.large, &device);
+            let plain = (case.op)(&Inputs { flat: &flat, shapes: case.large, is_strided: false });
+            // flex has a softmax of its own without autodiff; libtorch runs the same kernel.
+            let tolerance = if super::on_libtorch(&device) { 0.0 } else { ROUNDING_TOLERANCE };
+            assert_close(case.name, &tracked, &to_host(plain), tolerance);
+        }
+    }
+}
+
+#[cfg(feature = "tch")]
+#[test]
+fn fused_ops_agree_with_their_portable_form() {
+    let [flex, libtorch] = [DeviceChoice::Flex, DeviceChoice::Cpu].map(|choice| open(choice).unwrap());
+    for case in &CASES {
+        for is_strided in [false, true] {
+            let (expected, expected_gradients) = differentiate(case, case.large, &flex, is_strided, &|_| true);
+            let (found, gradients) = differentiate(case, case.large, &libtorch, is_strided, &|_| true);
+            assert_close(case.name, &found, &expected, ROUNDING_TOLERANCE);
+            for (i, (found, expected)) in gradients.iter().zip(&expected_gradients).enumerate() {
+                let what = format!("{} gradient {i} strided {is_strided}", case.name);
+                assert_close(&what, found.as_ref().unwrap(), expected.as_ref().unwrap(), ROUNDING_TOLERANCE);
+            }
+        }
+    }
+}
+
+/// The result of one op feeds another twice: gradients that meet at a tensor must add up without disturbing others.
+#[test]
+fn gradients_that_meet_add_up() {
+    const SHAPES: &[&[usize]] = &[&[3, 5, 12], &[3, 12]];
+    let case = Case {
+        name: "a block that uses its input everywhere",
+        small: SHAPES,
+        large: SHAPES,
+        op: |x| {
+            let (tokens, gate) = (x.get::<3>(0), x.get::<2>(1));
+            let h = super::modulated_layer_norm(tokens.clone(), gate.clone(), gate.clone(), EPS);
+            let h = super::gated_residual(h.clone(), gate.clone(), super::gelu_tanh(h));
+            let packed = Tensor::cat(vec![h.clone(), tokens.clone(), h.clone()], 2);
+            x.flatten(super::gated_residual(h.clone(), gate, super::attention_packed(packed, 3)) + h * tokens)
+        },
+    };
+    for device in devices() {
+        let (_, gradients) = differentiate(&case, SHAPES, &device, false, &|_| true);
+        for (i, gradient) in gradients.into_iter().enumerate() {
+            let expected = central_differences(&case, &device, i, false);
+            assert_close(case.name, &gradient.unwrap(), &expected, DIFFERENCE_TOLERANCE);
+        }
+    }
+}
+
+#[test]
+fn rows_of_zeros_have_finite_cosines_and_gradients() {
+    for device in devices() {
+        let z = Tensor::<3>::zeros([2, 3, 5], &device.clone().autodiff()).require_grad();
+        let target = random("target", 30, &z.device()).reshape([2, 3, 5]);
+        let mean = super::mean_cosine_similarity(z.clone(), target, 1e-12);
+        let gradient = to_host(z.grad(&mean.clone().backward()).unwrap());
+        assert_eq!(to_host(mean), [0.0]);
+        assert!(gradient.iter().all(|value| value.is_finite()), "{device:?}: {gradient:?}");
+    }
+}
+
+/// Sizes that do not fit, on every backend: libtorch throws a C++ exception for some, the shim's own check for others.
+#[test]
+fn sizes_that_do_not_fit_are_errors() {
+    type Misuse = (&'static str, fn(&Device) -> Tensor<1>);
+    fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+        Tensor::zeros(shape, device)
+    }
+    let misuses: [Misuse; 6] = [
+        ("linear", |d| super::linear(zeros([3, 5], d), zeros([7, 6], d), Some(zeros([7], d))).sum()),
+        ("attention", |d| {
+            super::attention(zeros([2, 3, 5, 7], d), zeros([2, 3, 5, 9], d), zeros([2, 3, 5, 7], d)).sum()
+        }),
+        ("modulated_layer_norm", |d| {
+            super::modulated_layer_norm(zeros([3, 5, 12], d), zeros([3, 11], d), zeros([3, 12], d), EPS).sum()
+        }),
+        ("gated_residual", |d| {
+            super::gated_residual(zeros([3, 5, 12], d), zeros([3, 11], d), zeros([3, 5, 12], d)).sum()
+        }),
+        ("grid_conv2d", |d| {
+            super::grid_conv2d(zeros([2, 15, 7], d), [3, 5], zeros([4, 6, 3, 3], d), zeros([4], d)).sum()
+        }),
+        ("mean_cosine_similarity", |d| super::mean_cosine_similarity(zeros([3, 5, 12], d), zeros([3, 4, 12], d), EPS)),
+    ];
+    for device in devices() {
+        for device in [device.clone(), device.autodiff()] {
+            for (name, misuse) in &misuses {
+                let result: Result<Vec<f32>> = super::guard(|| Ok(to_host(misuse(&device))));
+                let message = result.expect_err(name).to_string();
+                assert!(message.starts_with("tensor operation failed: "), "{name}: {message}");
+                assert!(!message.contains('\n'), "{name}: {message}");
+            }
+        }
+    }
+}
+
+/// Values of several tensors, drawn anew at every step.
+fn draw(name: &str, sizes: &[usize]) -> Vec<Vec<f32>> {
+    let draw = |(i, size): (usize, &usize)| Streams::new(3).normal(&format!("{name} {i}"), *size);
+    sizes.iter().enumerate().map(draw).collect()
+}
+
+fn tensors(values: &[Vec<f32>], device: &Device) -> Vec<Tensor<1>> {
+    let tensor = |list: &Vec<f32>| Tensor::from_data(TensorData::new(list.clone(), [list.len()]), device);
+    values.iter().map(tensor).collect()
+}
+
+/// One scalar AdamW update in f64, as PyTorch's documentation writes it.
+fn reference_update([param, first, second]: &mut [f64; 3], gradient: f64, s: AdamWStep) {
+    let power = i32::try_from(s.step).unwrap();
+    *param -= s.lr * s.weight_decay * *param;
+    *first = s.betas[0] * *first + (1.0 - s.betas[0]) * gradient;
+    *second = s.betas[1] * *second + (1.0 - s.betas[1]) * gradient * gradient;
+    let (m, v) = (*first / (1.0 - s.betas[0].powi(power)), *second / (1.0 - s.betas[1].powi(power)));
+    *param -= s.lr * m / (v.sqrt() + s.eps);
+}
+
+#[test]
+fn five_adamw_steps_follow_the_published_formula() {
+    let sizes = [1, 7, 131];
+    for device in devices() {
+        for clip in [None, Some(2.5)] {
+            let start = draw("param", &sizes);
+            let mut params = tensors(&start, &device);
+            let zeros = || params.iter().map(Tensor::zeros_like).collect();
+            let mut state = AdamWState { first: zeros(), second: zeros() };
+            let mut expected: Vec<[f64; 3]> = start.iter().flatten().map(|p| [f64::from(*p), 0.0, 0.0]).collect();
+            for step in 1..=5 {
+                let settings = AdamWStep { step, lr: 3e-2, betas: [0.9, 0.95], eps: 1e-6, weight_decay: 0.1 };
+                let values = draw(&format!("gradient {step}"), &sizes);
+                let divisor = clip.map(|clip| Tensor::from_floats([clip as f32], &device));
+                let is_in_place = adamw(&mut params, tensors(&values, &device), &mut state, settings, divisor);
+                assert_eq!(is_in_place, super::on_libtorch(&device));
+                for (entry, gradient) in expected.iter_mut().zip(values.iter().flatten()) {
+                    reference_update(entry, f64::from(*gradient) / clip.unwrap_or(1.0), settings);
+                }
+            }
+            for (kind, list) in [&params, &state.first, &state.second].into_iter().enumerate() {
+                let found: Vec<f32> = list.iter().flat_map(|tensor| to_host(tensor.clone())).collect();
+                let wanted: Vec<f32> = expected.iter().map(|entry| entry[kind] as f32).collect();
+                // Five updates of a few roundings each.
+                assert_close(&format!("list {kind} on {device:?}"), &found, &wanted, 2e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_global_norm_is_that_of_all_values_together() {
+    let values = draw("gradient", &[1, 7, 131, 4099]);
+    let expected = values.iter().flatten().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+    for device in devices() {
+        let found = to_host(global_norm(&tensors(&values, &device), &device));
+        assert_close("norm", &found, &[expected as f32], 1e-6);
+        assert_eq!(to_host(global_norm(&[], &device)), [0.0]);
+    }
+}
+
+#[test]
+fn a_moving_average_follows_its_formula_for_slow_and_fast_decays() {
+    let sizes = [1, 7, 131];
+    for device in devices() {
+        for weight in [1e-4, 0.1, 0.9, 1.0] {
+            let start = draw("average", &sizes);
+            let mut averages = tensors(&start, &device);
+            let mut expected: Vec<f64> = start.into_iter().flatten().map(f64::from).collect();
+            for step in 0..5 {
+                let values = draw(&format!("param {step}"), &sizes);
+                lerp(&mut averages, &tensors(&values, &device), weight);
+                for (average, value) in expected.iter_mut().zip(values.iter().flatten()) {
+                    *average += weight * (f64::from(*value) - *average);
+                }
+            }
+            let found: Vec<f32> = averages.into_iter().flat_map(to_host).collect();
+            let wanted: Vec<f32> = expected.into_iter().map(|value| value as f32).collect();
+            assert_close(&format!("weight {weight} on {device:?}"), &found, &wanted, 1e-6);
+        }
+    }
+}
