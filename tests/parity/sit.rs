@@ -119,13 +119,13 @@ pub fn total_loss(
         taps: &taps,
     };
     let output = objective.loss(&*model.backbone, input)?;
-    let (aligned, raw) = alignment.loss(model, &output.taps, vec![batch.targets.clone()], 0)?;
+    let losses = alignment.loss(model, &output.taps, vec![batch.targets.clone()], 0)?;
     let denoising = output.loss.clone();
-    let total = match aligned {
+    let total = match losses.total {
         Some(aligned) => output.loss + aligned,
         None => output.loss,
     };
-    Ok((total, denoising, raw.into_iter().next().map(|(_, loss)| loss)))
+    Ok((total, denoising, losses.by_term.into_iter().next().map(|(_, loss)| loss)))
 }
 
 pub fn input_shape(case: &Case, name: &str) -> Result<[usize; 3]> {

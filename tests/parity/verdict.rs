@@ -46,8 +46,7 @@ impl Verdict {
         for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
             let error = (found - expected).abs();
             self.forward = self.forward.max(error);
-            // Written so that NaN fails.
-            if !(error <= bound(i, *expected)) {
+            if error.is_nan() || error > bound(i, *expected) {
                 self.problems.push(format!("`{name}`[{i}]: found {found:e}, expected {expected:e}"));
                 break;
             }
@@ -70,7 +69,7 @@ impl Verdict {
             // A gradient that is zero in exact arithmetic has no scale of its own.
             let relative = if largest > 1e-6 { error / largest } else { 0.0 };
             self.gradient = Some(self.gradient.unwrap_or(0.0).max(relative));
-            if !(error <= bound) {
+            if error.is_nan() || error > bound {
                 self.problems.push(format!("`{name}`[{i}]: found {found:e}, expected {expected:e}"));
                 break;
             }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Subcommand;
 
+pub mod bench;
 pub mod check;
 pub mod explain;
 pub mod new;
@@ -26,6 +27,8 @@ pub enum Command {
     Sample(sample::Sample),
     /// The resolved recipe, where each value came from, sizes and costs
     Explain(explain::Explain),
+    /// Time our training step beside PyTorch's
+    Bench(bench::Bench),
     /// Load, build and step one recipe, without writing anything
     Check(check::Check),
     /// Every plugin by kind, with its settings
@@ -44,6 +47,7 @@ impl Command {
             Self::Run(command) => command.run(out),
             Self::Sample(command) => command.run(out),
             Self::Explain(command) => command.run(out),
+            Self::Bench(command) => command.run(out),
             Self::Check(command) => command.run(out),
             Self::Plugins(command) => command.run(out),
             Self::New(command) => command.run(out),

@@ -267,7 +267,7 @@ impl TrainSection {
         check.range("steps", self.steps, 1, 1_000_000_000);
         check.range("global_batch_size", self.global_batch_size, 1, 1 << 20);
         check.positive("micro_batch_size", self.micro_batch_size);
-        if self.micro_batch_size > 0 && self.global_batch_size % self.micro_batch_size != 0 {
+        if self.micro_batch_size > 0 && !self.global_batch_size.is_multiple_of(self.micro_batch_size) {
             let (global, micro) = (self.global_batch_size, self.micro_batch_size);
             check.bad("micro_batch_size", format!("`{micro}` does not divide global_batch_size `{global}`"));
         }

@@ -26,7 +26,7 @@ pub struct ImageWriter {
 }
 
 enum Target {
-    Npz(NpzWriter),
+    Npz(Box<NpzWriter>),
     Folder(PngFolder),
 }
 
@@ -44,7 +44,7 @@ impl ImageWriter {
         );
         let is_npz = target.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npz"));
         let target = if is_npz {
-            Target::Npz(NpzWriter::create(target, num, height, width)?)
+            Target::Npz(Box::new(NpzWriter::create(target, num, height, width)?))
         } else {
             Target::Folder(PngFolder::create(target)?)
         };

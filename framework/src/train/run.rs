@@ -63,7 +63,7 @@ struct Session<'a> {
 impl Session<'_> {
     fn train(&mut self, trainer: &mut Trainer, stop: &AtomicBool) -> Result<()> {
         let when = self.plan.recipe.log;
-        let is_due = |step: u64, every: u64| every > 0 && step % every == 0;
+        let is_due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
         while trainer.step < self.total_steps {
             let stats = trainer.step(self.plan)?;
             let (step, is_last) = (trainer.step, trainer.step == self.total_steps);

@@ -39,7 +39,7 @@ impl Default for SdVaeConfig {
 impl AutoencoderConfig for SdVaeConfig {
     fn latent_shape(&self, image_size: usize) -> Result<LatentShape> {
         ensure!(
-            image_size > 0 && image_size % FACTOR == 0,
+            image_size > 0 && image_size.is_multiple_of(FACTOR),
             "pictures of {image_size} pixels do not fit `sd_vae`; the side must be a multiple of {FACTOR}"
         );
         Ok([CHANNELS, image_size / FACTOR, image_size / FACTOR])

@@ -53,7 +53,7 @@ impl ProjectorConfig for ConvConfig {
 
     fn validate(&self, check: &mut Check<'_>) {
         check.range("kernel_size", self.kernel_size, 1, 15);
-        if self.kernel_size % 2 == 0 && self.kernel_size > 0 {
+        if self.kernel_size > 0 && self.kernel_size.is_multiple_of(2) {
             let (size, below, above) = (self.kernel_size, self.kernel_size - 1, self.kernel_size + 1);
             check.bad("kernel_size", format!("`{size}` is even; an odd size keeps the token grid: {below} or {above}"));
         }

@@ -49,7 +49,7 @@ fn with_module(text: &str, name: &str) -> String {
     }
     let is_module = |line: &&str| line.starts_with("pub mod ");
     let after = lines.iter().position(|other| is_module(other) && *other > line.as_str());
-    let last = lines.iter().rposition(|other| is_module(&other));
+    let last = lines.iter().rposition(is_module);
     match after.or(last.map(|last| last + 1)) {
         Some(index) => lines.insert(index, &line),
         None => {

@@ -90,12 +90,12 @@ impl SiTConfig {
         let num_heads = pick(self.num_heads, base.map(|base| base.2), "num_heads")?;
         let patch_size = pick(self.patch_size, base.map(|base| base.3), "patch_size")?;
         ensure!(
-            (1..=65_536).contains(&hidden_size) && hidden_size % 4 == 0,
+            (1..=65_536).contains(&hidden_size) && hidden_size.is_multiple_of(4),
             "hidden_size: `{hidden_size}` is not allowed; it must be a multiple of 4 up to 65536"
         );
         ensure!((1..=1000).contains(&depth), "depth: `{depth}` is out of range; allowed is 1 to 1000");
         ensure!(
-            num_heads > 0 && hidden_size % num_heads == 0,
+            num_heads > 0 && hidden_size.is_multiple_of(num_heads),
             "num_heads: `{num_heads}` does not divide hidden_size `{hidden_size}`"
         );
         ensure!((1..=1024).contains(&patch_size), "patch_size: `{patch_size}` is out of range; allowed is 1 to 1024");
@@ -112,7 +112,7 @@ impl SiTConfig {
         let sizes = self.sizes()?;
         let ([_, height, width], patch) = (ctx.input, sizes.patch_size);
         ensure!(
-            height >= patch && width >= patch && height % patch == 0 && width % patch == 0,
+            height >= patch && width >= patch && height.is_multiple_of(patch) && width.is_multiple_of(patch),
             "patch_size `{patch}` does not divide the input of {height}x{width}"
         );
         let ConditionSpec::Labels { num_classes } = ctx.condition else {
@@ -157,10 +157,9 @@ impl BackboneConfig for SiTConfig {
             check.one_of("size", size, &size_names());
         }
         check.range("time_scale", self.time_scale, f64::MIN_POSITIVE, 1e6);
-        if self.size.is_none() || self.published().is_some() {
-            if let Err(problem) = self.sizes() {
-                check.bad("", format!("{problem:#}"));
-            }
+        let is_known = self.size.is_none() || self.published().is_some();
+        if let (true, Err(problem)) = (is_known, self.sizes()) {
+            check.bad("", format!("{problem:#}"));
         }
     }
 }
