@@ -1,7 +1,9 @@
 //! `realign bench`: our training step beside PyTorch's, alternately, in one run.
 
+mod network;
 mod ours;
 mod torch;
+mod trajectory;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -11,8 +13,10 @@ use clap::{Args, Subcommand};
 use realign::ops;
 use serde_json::json;
 
+use network::Sizes;
 use ours::OurStep;
 use torch::TorchStep;
+use trajectory::Trajectory;
 
 /// Time our training step beside PyTorch's
 #[derive(Debug, Args)]
@@ -25,6 +29,8 @@ pub struct Bench {
 enum What {
     /// One training step: SiT, convolution projector, clip, AdamW, EMA
     Step(StepArgs),
+    /// A hundred steps here and in PyTorch, from the same weights, batches and noise
+    Trajectory(Trajectory),
 }
 
 #[derive(Debug, Args)]
@@ -60,14 +66,11 @@ pub enum Size {
 }
 
 impl Size {
-    /// Sizes for both programs.
-    fn describe(self) -> serde_json::Value {
-        let threads = ops::num_threads();
+    fn sizes(self) -> Sizes {
+        let (target, tap, threads) = (768, 4, ops::num_threads());
         match self {
-            Self::S => json!({"hidden_size": 384, "depth": 6, "num_heads": 6, "side": 8, "batch": 16,
-                "target": 768, "tap": 4, "threads": threads}),
-            Self::B => json!({"hidden_size": 768, "depth": 12, "num_heads": 12, "side": 16, "batch": 4,
-                "target": 768, "tap": 4, "threads": threads}),
+            Self::S => Sizes { hidden_size: 384, depth: 6, num_heads: 6, side: 8, batch: 16, target, tap, threads },
+            Self::B => Sizes { hidden_size: 768, depth: 12, num_heads: 12, side: 16, batch: 4, target, tap, threads },
         }
     }
 }
@@ -98,9 +101,9 @@ impl Bench {
     /// # Errors
     /// A program cannot be started, or ends early.
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
-        let What::Step(args) = &self.what;
-        for size in &args.sizes {
-            args.time(*size, out)?;
+        match &self.what {
+            What::Step(args) => args.sizes.iter().try_for_each(|size| args.time(*size, out))?,
+            What::Trajectory(trajectory) => trajectory.run(out)?,
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -108,7 +111,7 @@ impl Bench {
 
 impl StepArgs {
     fn time(&self, size: Size, out: &mut dyn Write) -> Result<()> {
-        let sizes = size.describe();
+        let sizes = size.sizes();
         let mut eager = TorchStep::start(&self.python, &sizes, false)?;
         let mut compiled = match self.no_compile {
             true => None,

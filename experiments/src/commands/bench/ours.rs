@@ -4,41 +4,74 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use realign::burn::tensor::{Device, Tensor, TensorData};
-use realign::erase::Slot;
-use realign::nn::ParamBuilder;
 use realign::ops::{self, DeviceChoice};
-use realign::plugin::{
-    AlignmentLossConfig, BackboneConfig, BackboneContext, Condition, ConditionSpec, NormalizerConfig, Objective,
-    ObjectiveConfig, ObjectiveInput, ProjectorConfig, ProjectorContext,
-};
+use realign::plugin::{Condition, Draws, ObjectiveInput};
 use realign::recipe::{EmaSection, EmaWarmup};
 use realign::streams::Streams;
-use realign::train::{Alignment, Ema, Gradients, Optimizer, OptimizerSettings, Term, TrainModel};
+use realign::train::{Ema, Gradients};
 use realign::weights::to_host;
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 
 use super::Timing;
+use super::network::{Network, Sizes};
 
 /// A network and one batch.
 pub struct OurStep {
     device: Device,
-    model: Option<TrainModel>,
-    objective: Box<dyn Objective>,
-    alignment: Alignment,
-    optimizer: Optimizer,
+    network: Option<Network>,
     average: Ema,
-    x0: Tensor<4>,
-    target: Tensor<3>,
-    labels: Vec<i64>,
+    batch: OurBatch,
     step: u64,
 }
 
-fn plugin<T: ?Sized>(value: Value) -> Result<Box<T>>
-where
-    Box<T>: DeserializeOwned,
-{
-    serde_json::from_value(value).context("the bench's own settings")
+/// Clean samples, features to align with, and labels.
+pub struct OurBatch {
+    /// `[batch, 4, height, width]`.
+    pub x0: Tensor<4>,
+    /// `[batch, tokens, channels]`.
+    pub target: Tensor<3>,
+    /// One per sample.
+    pub labels: Vec<i64>,
+}
+
+impl OurBatch {
+    /// Normal samples and features, and uniform labels, of the stream position `step`.
+    pub fn draw(sizes: &Sizes, step: u64, device: &Device) -> Self {
+        let streams = Streams::new(1).at(step, 0);
+        let latent = [sizes.batch, 4, 2 * sizes.side, 2 * sizes.side];
+        let features = [sizes.batch, sizes.side * sizes.side, sizes.target];
+        let x0 = TensorData::new(streams.normal("x0", latent.iter().product()), latent);
+        let target = TensorData::new(streams.normal("target", features.iter().product()), features);
+        let labels = streams.uniform("labels", sizes.batch).into_iter().map(|u| (u * 1000.0) as i64).collect();
+        Self { x0: Tensor::from_data(x0, device), target: Tensor::from_data(target, device), labels }
+    }
+}
+
+/// One optimizer step; returns the network and its loss.
+///
+/// # Errors
+/// A part refuses the batch.
+pub fn train(
+    mut network: Network,
+    batch: &OurBatch,
+    draws: Draws,
+    lr: f64,
+    device: &Device,
+) -> Result<(Network, Tensor<1>)> {
+    let taps = network.alignment.taps(0);
+    let condition = Condition::labels(&batch.labels, device);
+    let null = Condition::labels(&vec![1000; batch.labels.len()], device);
+    let input = ObjectiveInput { x0: batch.x0.clone(), condition, null, draws, taps: &taps };
+    let output = network.objective.loss(&*network.model.backbone, input)?;
+    let aligned = network.alignment.loss(&network.model, &output.taps, vec![vec![batch.target.clone()]], 0)?;
+    let total = match aligned.total {
+        Some(aligned) => output.loss + aligned,
+        None => output.loss,
+    };
+    let loss = total.clone().detach();
+    let mut gradients = Gradients::default();
+    gradients.add(&network.model, total.backward());
+    (network.model, _) = network.optimizer.step(network.model, gradients, lr);
+    Ok((network, loss))
 }
 
 impl OurStep {
@@ -46,55 +79,13 @@ impl OurStep {
     ///
     /// # Errors
     /// The device does not open.
-    pub fn new(sizes: &Value) -> Result<Self> {
-        let size = |key: &str| sizes[key].as_u64().and_then(|size| usize::try_from(size).ok()).context("sizes");
+    pub fn new(sizes: &Sizes) -> Result<Self> {
         let device = ops::open(DeviceChoice::Cpu)?.autodiff();
-        let (side, batch, target_channels) = (size("side")?, size("batch")?, size("target")?);
-        let backbone: Box<dyn BackboneConfig> = plugin(json!({
-            "type": "sit", "size": null, "patch_size": 2,
-            "hidden_size": sizes["hidden_size"], "depth": sizes["depth"], "num_heads": sizes["num_heads"],
-        }))?;
-        let condition = ConditionSpec::Labels { num_classes: 1000 };
-        let context = BackboneContext { input: [4, 2 * side, 2 * side], condition, has_interval: false };
-        let (spec, params) = (backbone.spec(&context)?, ParamBuilder::new(&device, 0));
-        let projector: Box<dyn ProjectorConfig> = plugin(json!({"type": "conv"}))?;
-        let joins = ProjectorContext { hidden_size: spec.hidden_size, target_channels, grid: spec.grid };
-        let projector = projector.build(&joins, &params.child("projectors.0"))?;
-        let model = TrainModel {
-            backbone: Slot::new(backbone.build(&context, &params)?),
-            projectors: vec![Slot::new(projector)],
-        };
-        let objective: Box<dyn ObjectiveConfig> = plugin(json!({"type": "flow_matching"}))?;
-        let normalizer: Box<dyn NormalizerConfig> = plugin(json!({"type": "none"}))?;
-        let loss: Box<dyn AlignmentLossConfig> = plugin(json!({"type": "cosine"}))?;
-        let term = Term {
-            encoders: vec![],
-            normalizer: normalizer.build(),
-            loss: loss.build(),
-            proj_coeff: 0.5,
-            encoder_depth: size("tap")?,
-            until_step: None,
-        };
-        let settings =
-            OptimizerSettings { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, max_grad_norm: Some(1.0) };
-        let optimizer = Optimizer::new(&model, settings);
-        let average = Ema::new(&model, EmaSection { name: "ema".into(), decay: 0.9999, warmup: EmaWarmup::None })?;
-        let streams = Streams::new(1);
-        let latent = [batch, 4, 2 * side, 2 * side];
-        let features = [batch, side * side, target_channels];
-        let normal = |name: &str, count: usize| streams.normal(name, count);
-        Ok(Self {
-            x0: Tensor::from_data(TensorData::new(normal("x0", latent.iter().product()), latent), &device),
-            target: Tensor::from_data(TensorData::new(normal("target", features.iter().product()), features), &device),
-            labels: (0..batch as i64).collect(),
-            alignment: Alignment { terms: vec![term], grid: Some(spec.grid) },
-            objective: objective.build(),
-            model: Some(model),
-            optimizer,
-            average,
-            device,
-            step: 0,
-        })
+        let network = Network::new(sizes, &device)?;
+        let settings = EmaSection { name: "ema".into(), decay: 0.9999, warmup: EmaWarmup::None };
+        let average = Ema::new(&network.model, settings)?;
+        let batch = OurBatch::draw(sizes, 0, &device);
+        Ok(Self { network: Some(network), average, batch, device, step: 0 })
     }
 
     /// Runs steps and returns their times, and the peak memory so far.
@@ -105,34 +96,18 @@ impl OurStep {
         let mut timing = Timing::default();
         for _ in 0..count {
             let begin = Instant::now();
-            self.one()?;
+            let network = self.network.take().context("a step failed before")?;
+            let streams = Streams::new(0).at(self.step, 0);
+            let draws = network.objective.draw(self.batch.x0.dims(), &streams, &self.device);
+            let (network, loss) = train(network, &self.batch, draws, 1e-4, &self.device)?;
+            self.average.update(&network.model, self.step);
+            to_host(loss); // waits for the device
+            self.network = Some(network);
+            self.step += 1;
             timing.ms.push(begin.elapsed().as_secs_f64() * 1e3);
         }
         timing.peak_bytes = peak_bytes();
         Ok(timing)
-    }
-
-    fn one(&mut self) -> Result<()> {
-        let model = self.model.take().context("a step failed before")?;
-        let taps = self.alignment.taps(0);
-        let draws = self.objective.draw(self.x0.dims(), &Streams::new(0).at(self.step, 0), &self.device);
-        let condition = Condition::labels(&self.labels, &self.device);
-        let null = Condition::labels(&vec![1000; self.labels.len()], &self.device);
-        let input = ObjectiveInput { x0: self.x0.clone(), condition, null, draws, taps: &taps };
-        let output = self.objective.loss(&*model.backbone, input)?;
-        let aligned = self.alignment.loss(&model, &output.taps, vec![vec![self.target.clone()]], 0)?;
-        let total = match aligned.total {
-            Some(aligned) => output.loss + aligned,
-            None => output.loss,
-        };
-        let mut gradients = Gradients::default();
-        gradients.add(&model, total.backward());
-        let (model, norm) = self.optimizer.step(model, gradients, 1e-4);
-        self.average.update(&model, self.step);
-        to_host(norm); // waits for the device
-        self.model = Some(model);
-        self.step += 1;
-        Ok(())
     }
 }
 

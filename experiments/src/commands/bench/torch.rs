@@ -8,6 +8,7 @@ use serde_json::Value;
 use tempfile::TempPath;
 
 use super::Timing;
+use super::network::Sizes;
 
 const SCRIPT: &str = include_str!("torch_step.py");
 
@@ -26,8 +27,8 @@ impl TorchStep {
     ///
     /// # Errors
     /// There is no such Python, or it has no PyTorch.
-    pub fn start(python: &str, sizes: &Value, is_compiled: bool) -> Result<Self> {
-        let mut sizes = sizes.clone();
+    pub fn start(python: &str, sizes: &Sizes, is_compiled: bool) -> Result<Self> {
+        let mut sizes = serde_json::to_value(sizes).context("sizes")?;
         sizes["compile"] = is_compiled.into();
         let mut script = tempfile::Builder::new().suffix(".py").tempfile().context("cannot write the script")?;
         script.write_all(SCRIPT.as_bytes()).context("cannot write the script")?;
