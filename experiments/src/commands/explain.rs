@@ -96,7 +96,7 @@ pub struct Costs {
 
 const BYTES: f64 = 4.0; // f32
 /// Program, libtorch and its thread pools before a tensor exists; measured on Linux x86-64.
-const RESIDENT_BASE: f64 = 330e6;
+const RESIDENT_BASE: f64 = 160e6;
 
 impl Costs {
     /// Counts without making any value.
