@@ -71,7 +71,7 @@ pub struct Sizes {
 impl SiTConfig {
     fn published(&self) -> Option<(usize, usize, usize, usize)> {
         let (name, patch) = self.size.as_deref()?.split_once('/')?;
-        let patch = patch.parse().ok().filter(|patch| PUBLISHED_PATCHES.contains(patch))?;
+        let patch = PUBLISHED_PATCHES.into_iter().find(|known| known.to_string() == patch)?;
         let (_, depth, hidden, heads) = PUBLISHED_SIZES.into_iter().find(|size| size.0 == name)?;
         Some((depth, hidden, heads, patch))
     }
@@ -134,10 +134,14 @@ impl BackboneConfig for SiTConfig {
         let [tokens, d, m] = [grid.tokens(), sizes.hidden_size, sizes.mlp_size].map(|size| size as f64);
         let (depth, patch) = (sizes.depth as f64, (ctx.input[0] * sizes.patch_size * sizes.patch_size) as f64);
         let per_token = 2.0 * (4.0 * d * d + 2.0 * d * m) + 4.0 * tokens * d;
-        let per_sample = 2.0 * (256.0 * d + d * d) + depth * 2.0 * 6.0 * d * d + 4.0 * d * d;
+        let num_times = if ctx.has_interval { 2.0 } else { 1.0 }; // t, and t - r where the objective passes r
+        let per_sample = num_times * 2.0 * (256.0 * d + d * d) + depth * 2.0 * 6.0 * d * d + 4.0 * d * d;
         // Kept per token and block: both residual inputs, both norm outputs, qkv (3), attention, projection, fc1
-        // before and after GELU, fc2.
-        let saved = tokens * (depth * (2.0 * d + 2.0 * d + 3.0 * d + 2.0 * d + 2.0 * m + d) + 3.0 * d + 2.0 * patch);
+        // before and after GELU, fc2. With qk_norm also q and k centered, normalized and scaled, and the attention's
+        // result in its unpacked layout.
+        let qk_norm = if self.qk_norm { 7.0 * d } else { 0.0 };
+        let per_block = 2.0 * d + 2.0 * d + 3.0 * d + 2.0 * d + 2.0 * m + d + qk_norm;
+        let saved = tokens * (depth * per_block + 3.0 * d + 2.0 * patch);
         Ok(BackboneSpec {
             grid,
             hidden_size: sizes.hidden_size,
@@ -156,10 +160,16 @@ impl BackboneConfig for SiTConfig {
         if let Some(size) = self.size.as_deref().filter(|_| self.published().is_none()) {
             check.one_of("size", size, &size_names());
         }
-        check.range("time_scale", self.time_scale, f64::MIN_POSITIVE, 1e6);
+        if !(self.time_scale > 0.0 && self.time_scale <= 1e6) {
+            check.bad("time_scale", format!("`{}` is out of range; allowed is above 0 to 1000000", self.time_scale));
+        }
         let is_known = self.size.is_none() || self.published().is_some();
         if let (true, Err(problem)) = (is_known, self.sizes()) {
-            check.bad("", format!("{problem:#}"));
+            let message = format!("{problem:#}");
+            // Messages that begin with a key are shown at the line of that key.
+            let at_key = message.split_once(": ").filter(|(key, _)| !key.contains(' '));
+            let (key, message) = at_key.unwrap_or(("", &message));
+            check.bad(key, message);
         }
     }
 }
@@ -215,5 +225,16 @@ mod tests {
         assert!(message(config, LATENT).contains("`hidden_size` is missing"));
         let text = BackboneContext { condition: ConditionSpec::Text { tokens: 77, channels: 768 }, ..LATENT };
         assert!(message(SiTConfig::default(), text).contains("takes class labels"));
+        for size in ["B/+2", "B/02", "b/2", "B/3", "B"] {
+            let config = SiTConfig { size: Some(size.into()), ..Default::default() };
+            assert!(message(config, LATENT).contains("unknown size"), "{size}");
+        }
+    }
+
+    #[test]
+    fn an_interval_costs_one_more_time_embedding() {
+        let spec = |has_interval| SiTConfig::default().spec(&BackboneContext { has_interval, ..LATENT }).unwrap();
+        let more = spec(true).forward_flops - spec(false).forward_flops;
+        assert_eq!(more, 2.0 * (256.0 * 768.0 + 768.0 * 768.0));
     }
 }
