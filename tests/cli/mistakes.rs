@@ -89,6 +89,7 @@ fn mistakes_of_yaml_are_found_with_their_line() {
         ("base: sit-irepa.yaml\ntrain:\n\tsteps: 3\n", &["recipes/a.yaml:3", "has a tab"]),
         ("base: sit-irepa.yaml\nsample: {cfg_scale: .inf}\n", &["recipes/a.yaml:2", "not a finite number"]),
         ("base: sit-irepa.yaml\nloader: 3\n", &["recipes/a.yaml:2", "loader", "expected a section"]),
+        ("base: sit-irepa.yaml\nloader: [3]\n", &["recipes/a.yaml:2", "loader", "expected a section", "found a list"]),
         ("base: a.yaml\n", &["recipes/a.yaml:1", "circle"]),
         ("base: bsae/sit.yaml\n", &["recipes/a.yaml:1", "does not exist"]),
         ("base: sit-irepa.yaml\nseed: !x 1\n", &["recipes/a.yaml:2", "YAML tag"]),
