@@ -281,10 +281,9 @@ impl TrainSection {
         }
         check.range("eps", self.eps, 0.0, 1.0);
         check.range("weight_decay", self.weight_decay, 0.0, 1e3);
-        if let Some(norm) = self.max_grad_norm {
-            if norm.is_nan() || norm <= 0.0 || norm > 1e9 {
-                check.bad("max_grad_norm", format!("`{norm}` is out of range; allowed is above 0 to 1e9, or null"));
-            }
+        let is_useless = |norm: &f64| norm.is_nan() || *norm <= 0.0 || *norm > 1e9;
+        if let Some(norm) = self.max_grad_norm.filter(is_useless) {
+            check.bad("max_grad_norm", format!("`{norm}` is out of range; allowed is above 0 to 1e9, or null"));
         }
         for (i, ema) in self.ema.iter().enumerate() {
             check.within(&format!("ema.{i}"), |check| {
