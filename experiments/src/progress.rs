@@ -26,9 +26,7 @@ impl Progress {
     /// A bar where both outputs are a terminal, lines on stdout otherwise.
     pub fn new() -> Self {
         if io::stdout().is_terminal() && io::stderr().is_terminal() {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            bar.set_style(ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar()));
-            Self { surface: Surface::Bar(bar) }
+            Self { surface: Surface::Bar(bar(None, ProgressDrawTarget::stderr())) }
         } else {
             Self::lines(Box::new(io::stdout()), BETWEEN_LINES)
         }
@@ -63,6 +61,18 @@ impl Progress {
             }
         }
     }
+}
+
+/// A bar of `num` pictures on stderr where that is a terminal, nothing elsewhere.
+pub fn pictures_bar(num: usize) -> ProgressBar {
+    let is_shown = io::stderr().is_terminal();
+    let target = if is_shown { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    bar(Some(num as u64), target).with_message("pictures")
+}
+
+fn bar(len: Option<u64>, target: ProgressDrawTarget) -> ProgressBar {
+    let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(len, target).with_style(style)
 }
 
 impl Default for Progress {

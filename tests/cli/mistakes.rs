@@ -5,7 +5,7 @@ use crate::program::Desk;
 const RECIPE: &str = "recipes/sit-irepa.yaml";
 
 /// A value given with `--set`, and what the answer must say: the place, what was found, what is allowed.
-const VALUES: [(&str, &[&str]); 25] = [
+const VALUES: [(&str, &[&str]); 26] = [
     ("train.stepz=3", &["--set train.stepz=3", "unknown key `stepz`", "did you mean `steps`?"]),
     ("optimiser.eps=1", &["unknown key `optimiser`", "known: seed"]),
     ("alignment.0.projector.type=cnov", &["0.projector.type", "unknown projector `cnov`", "did you mean `conv`?"]),
@@ -30,6 +30,7 @@ const VALUES: [(&str, &[&str]); 25] = [
     ("backbone.size=M/2", &["backbone", "`M/2`", "known: S/2"]),
     ("objective.label_dropout=2", &["objective.label_dropout", "`2` is out of range", "0 to 1"]),
     ("sample.weights=emma", &["sample.weights", "`emma`", "did you mean `ema`?"]),
+    ("loader=[3]", &["loader", "expected a section", "found a list"]),
     ("sample.guidance_low=1.5", &["sample.guidance_low", "`1.5`"]),
 ];
 
@@ -48,7 +49,13 @@ fn a_wrong_value_is_answered_with_place_found_and_allowed() {
 #[test]
 fn a_device_that_is_not_there_or_not_known_is_an_error() {
     let desk = Desk::new();
-    desk.run(&["check", RECIPE, "--set", "device=cuda:99"]).assert_refused(&["device"]);
+    let place = "--set device=cuda:99: device: `cuda:99`";
+    for command in ["check", "run"] {
+        let answer = desk.run(&[command, RECIPE, "--set", "device=cuda:99"]);
+        answer.assert_refused(&[place]);
+    }
+    desk.write("recipes/gpu.yaml", "base: sit-irepa.yaml\ndevice: cuda:99\n");
+    desk.run(&["check", "recipes/gpu.yaml"]).assert_refused(&["recipes/gpu.yaml:2: device: `cuda:99`"]);
     desk.run(&["check", RECIPE, "--set", "device=gpu"]).assert_refused(&[
         "device",
         "`gpu`",

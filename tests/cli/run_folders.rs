@@ -58,6 +58,18 @@ fn the_folder_of_another_recipe_is_refused_and_left_alone() {
 }
 
 #[test]
+fn sample_says_its_result_and_nothing_else_when_piped() {
+    let desk = Desk::new();
+    run(&desk, "a", &[]).assert_done();
+    let sets = ["--set", "sample.sampler.num_steps=1", "--out", "three.npz"];
+    let answer = desk.run(&[&["sample", "a", "--num", "3", "--batch", "2"], sets.as_slice()].concat());
+    answer.assert_done();
+    assert_eq!((answer.out.as_str(), answer.err.as_str()), ("3 pictures of step 2 in three.npz\n", ""));
+    let elsewhere = desk.run(&["sample", "a", "--set", "device=cuda:99"]);
+    elsewhere.assert_refused(&["--set device=cuda:99: device: "]);
+}
+
+#[test]
 fn a_run_folder_that_is_a_file_is_refused() {
     let desk = Desk::new();
     desk.write("file", "not a folder");

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use realign::train::{Sampling, Trainer, quantized_samples};
 
-use super::recipe_args::RecipeArgs;
+use super::recipe_args::{RecipeArgs, check_device};
 
 /// Load, build and step one recipe, without writing anything
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ impl Check {
     /// # Errors
     /// What is wrong with the recipe.
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
-        let (_, mut plan) = self.recipe.plan()?;
+        let (layered, mut plan) = self.recipe.plan()?;
         let spec = &plan.backbone;
         writeln!(
             out,
@@ -39,6 +39,7 @@ impl Check {
             }
             return Ok(ExitCode::SUCCESS);
         }
+        check_device(&layered, &plan)?;
         plan.recipe.train.global_batch_size = 2;
         plan.recipe.train.micro_batch_size = 2;
         plan.recipe.loader.num_workers = 0;

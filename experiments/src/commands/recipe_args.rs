@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use realign::ops::{self, DeviceChoice};
 use realign::recipe::{Layered, Plan};
 
 /// A recipe, its profile and overrides.
@@ -29,4 +30,16 @@ impl RecipeArgs {
         let plan = Plan::new(&layered)?;
         Ok((layered, plan))
     }
+}
+
+/// Opens the recipe's device once, so that one that is not there is refused at the line that asks for it.
+///
+/// # Errors
+/// `file:line: device: message`.
+pub fn check_device(layered: &Layered, plan: &Plan) -> Result<()> {
+    layered.check(|check| {
+        if let Err(problem) = DeviceChoice::parse(&plan.recipe.device).and_then(ops::open) {
+            check.bad("device", format!("{problem:#}"));
+        }
+    })
 }

@@ -14,7 +14,7 @@ use realign::train::{RunOptions, Sampling, Trainer, quantized_samples};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::recipe_args::RecipeArgs;
+use super::recipe_args::{RecipeArgs, check_device};
 use crate::progress::Progress;
 
 const NUM_JUDGED: usize = 256; // two percent is the resolution of the shares that are printed
@@ -39,6 +39,7 @@ impl Run {
     /// The recipe does not fit together, or training fails.
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
         let (layered, plan) = self.recipe.plan()?;
+        check_device(&layered, &plan)?;
         let run_dir = self.run_dir.clone().map_or_else(|| plan.run_dir(&self.runs), Ok)?;
         let stop = stop_flag()?;
         let mut progress = Progress::new();
@@ -46,7 +47,7 @@ impl Run {
         let trainer = realign::train::run(&plan, &layered, options, &mut progress)?;
         drop(progress);
         if trainer.step < plan.recipe.train.steps {
-            writeln!(out, "stopped at step {}; the same command continues", trainer.step)?;
+            // The progress has said that it stopped.
             return Ok(ExitCode::SUCCESS);
         }
         if plan.recipe.log.classifier {

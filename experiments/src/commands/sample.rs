@@ -11,6 +11,9 @@ use realign::recipe::{LabelSampling, Layered, Plan};
 use realign::sample::{ImageWriter, sample_labels};
 use realign::train::{Assembly, Sampling, build_model, quantized_samples};
 
+use super::recipe_args::check_device;
+use crate::progress::pictures_bar;
+
 /// Draw pictures from a trained run
 #[derive(Debug, Args)]
 pub struct Sample {
@@ -48,7 +51,9 @@ impl Sample {
         let path = self.run.join("recipe.yaml");
         ensure!(path.exists(), "`{}` is not a run folder: it has no `recipe.yaml`", self.run.display());
         ensure!(self.num > 0 && self.batch > 0, "--num and --batch must be at least 1");
-        let plan = Plan::new(&Layered::load(&path, Some("none"), &self.sets)?)?;
+        let layered = Layered::load(&path, Some("none"), &self.sets)?;
+        let plan = Plan::new(&layered)?;
+        check_device(&layered, &plan)?;
         let checkpoint = self.checkpoint()?;
         let assembly = Assembly::new(&plan)?;
         let weights = &plan.recipe.sample.weights;
@@ -61,12 +66,13 @@ impl Sample {
             .unwrap_or_else(|| self.run.join(format!("samples-step{}-seed{}.npz", checkpoint.step, self.seed)));
         let side = plan.recipe.image_size;
         let mut writer = ImageWriter::create(&target, self.num, side, side)?;
+        let bar = pictures_bar(self.num);
         for (i, chunk) in labels.chunks(self.batch).enumerate() {
             let first = (i * self.batch) as u64;
             writer.write(&quantized_samples(&assembly, &model, plan.latent, chunk, first, sampling)?)?;
-            eprint!("\r{} of {} pictures", (first as usize + chunk.len()), self.num);
+            bar.inc(chunk.len() as u64);
         }
-        eprintln!();
+        bar.finish_and_clear();
         writer.finish()?;
         self.describe(&plan, &target, checkpoint.step)?;
         writeln!(out, "{} pictures of step {} in {}", self.num, checkpoint.step, target.display())?;

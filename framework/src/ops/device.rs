@@ -59,7 +59,7 @@ pub fn open(choice: DeviceChoice) -> Result<Device> {
         DeviceChoice::Auto => Ok(Device::flex()),
         #[cfg(not(feature = "tch"))]
         DeviceChoice::Cpu => {
-            bail!("device `cpu` needs libtorch, and this program was built without it; use `device: flex`")
+            bail!("`cpu` needs libtorch, and this program was built without it; use `device: flex`")
         }
         DeviceChoice::Cuda(index) => open_cuda(index),
     }
@@ -77,19 +77,17 @@ fn open_cuda(index: usize) -> Result<Device> {
     super::libtorch::load_cuda()?;
     let count = tch::Cuda::device_count();
     if count <= 0 {
-        bail!(
-            "device `cuda:{index}`: no NVIDIA device is visible; `cargo xtask doctor` says why, `device: cpu` runs here"
-        )
+        bail!("`cuda:{index}`: no NVIDIA device is visible; `cargo xtask doctor` says why, `device: cpu` runs here")
     }
     if index >= usize::try_from(count).unwrap_or(0) {
-        bail!("device `cuda:{index}` is not there: {count} found, allowed are `cuda:0` to `cuda:{}`", count - 1)
+        bail!("`cuda:{index}` is not there: {count} found, allowed are `cuda:0` to `cuda:{}`", count - 1)
     }
     Ok(Device::libtorch_cuda(index))
 }
 
 #[cfg(not(feature = "tch"))]
 fn open_cuda(index: usize) -> Result<Device> {
-    bail!("device `cuda:{index}` needs libtorch, and this program was built without it; use `device: flex`")
+    bail!("`cuda:{index}` needs libtorch, and this program was built without it; use `device: flex`")
 }
 
 /// Whether the fused libtorch kernels serve this device.

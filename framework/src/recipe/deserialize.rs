@@ -396,6 +396,7 @@ mod tests {
             ("inner: {mode: 3}", "inner.mode", "expected one of nearest, bilinear, crop"),
             ("inner: {}", "inner", "missing required key `mode`"),
             ("inner: 3", "inner", "expected a section, found `3`"),
+            ("inner: [nearest]", "inner", "expected a section with keys, found a list"),
         ] {
             let (found, message) = misfit(&format!("terms: [{{gizmo: {{type: conv, {value}}}}}]"));
             assert_eq!(found, format!("terms.0.gizmo.{key}"), "{message}");
@@ -426,6 +427,17 @@ mod tests {
         assert_eq!(misfit("betas: [1]").0, "betas");
         assert!(misfit("is_on: yes").1.contains("expected `true` or `false`, found the text `yes`"));
         assert!(misfit("terms: {gizmo: 1}").1.contains("found a section"));
+    }
+
+    #[test]
+    fn a_list_is_not_taken_for_a_section() {
+        for (text, expected_key, expected) in [
+            ("terms: [[{type: conv}]]", "terms.0", "expected a section with keys, found a list"),
+            ("terms: [{gizmo: [conv]}]", "terms.0.gizmo", "expected a section with a `type`, found a list"),
+            ("[3]", "", "expected a section with keys, found a list"),
+        ] {
+            assert_eq!(misfit(text), (expected_key.into(), expected.into()), "{text}");
+        }
     }
 
     #[test]

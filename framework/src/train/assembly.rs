@@ -50,7 +50,7 @@ impl Assembly {
     /// The device, the data or a weight file is not there; the message says how to get it.
     pub fn new(plan: &Plan) -> Result<Self> {
         let recipe = &plan.recipe;
-        let device = ops::open(DeviceChoice::parse(&recipe.device)?)?;
+        let device = DeviceChoice::parse(&recipe.device).and_then(ops::open).context("device")?;
         if let Some(file) = plan.missing.first() {
             match file.path.as_os_str().is_empty() {
                 true => bail!("{}", file.command),

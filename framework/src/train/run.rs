@@ -70,8 +70,10 @@ impl Session<'_> {
         while trainer.step < self.total_steps {
             let stats = trainer.step(self.plan)?;
             let (step, is_last) = (trainer.step, trainer.step == self.total_steps);
+            // Read once a round: a stop that comes later is the next round's, which saves before it ends.
+            let is_stopping = stop.load(Ordering::Relaxed);
             self.wait_s += stats.wait_s;
-            let is_saving = is_last || is_due(step, when.checkpoint_every) || stop.load(Ordering::Relaxed);
+            let is_saving = is_last || is_due(step, when.checkpoint_every) || is_stopping;
             if step == 1 || is_saving || is_due(step, when.every) {
                 // Read before every save: weights that are not finite must not become a checkpoint.
                 self.log_step(step, stats)?;
@@ -85,7 +87,7 @@ impl Session<'_> {
             if is_last || is_due(step, when.preview_every) {
                 self.preview(trainer)?;
             }
-            if stop.load(Ordering::Relaxed) {
+            if is_stopping {
                 break;
             }
         }
