@@ -1,5 +1,7 @@
 //! The one place where a device is made.
 
+#[cfg(feature = "tch")]
+use anyhow::Context;
 use anyhow::{Result, bail};
 use burn::backend::DispatchDevice;
 use burn::tensor::Device;
@@ -74,7 +76,7 @@ fn libtorch_cpu() -> Device {
 #[cfg(feature = "tch")]
 #[allow(deprecated)]
 fn open_cuda(index: usize) -> Result<Device> {
-    super::libtorch::load_cuda()?;
+    super::libtorch::load_cuda().with_context(|| format!("`cuda:{index}`"))?;
     let count = tch::Cuda::device_count();
     if count <= 0 {
         bail!("`cuda:{index}`: no NVIDIA device is visible; `cargo xtask doctor` says why, `device: cpu` runs here")
