@@ -79,7 +79,7 @@ impl Life {
     }
 
     /// Waits for the moment, then kills with SIGKILL. Returns whether the run was still going.
-    fn is_killed_when(mut self, is_time: impl FnMut() -> bool) -> bool {
+    fn kill_when(mut self, is_time: impl FnMut() -> bool) -> bool {
         match self.wait_until(is_time) {
             Some(status) => assert!(status.success(), "the run failed before it was killed: {status}"),
             None => return true, // by the drop
@@ -162,12 +162,12 @@ fn is_saving(run_dir: &Path) -> bool {
 /// Kills a run after `delay`, and its next life in a save after `num_spared` saves. Returns whether both hit.
 fn is_killed_twice(desk: &Desk, name: &str, delay: Duration, mut num_spared: u32) -> bool {
     let moment = Instant::now() + delay;
-    if !Life::start(desk, name, &[]).is_killed_when(|| Instant::now() >= moment) {
+    if !Life::start(desk, name, &[]).kill_when(|| Instant::now() >= moment) {
         return false;
     }
     // What the first kill left of a save is no save of the second life.
     let mut was_saving = is_saving(&desk.path(name));
-    Life::start(desk, name, &[]).is_killed_when(|| {
+    Life::start(desk, name, &[]).kill_when(|| {
         let is_saving = is_saving(&desk.path(name));
         let begins = is_saving && !was_saving;
         was_saving = is_saving;
