@@ -99,11 +99,15 @@ impl EventSink for Progress {
             Event::Preview { step, path } => self.say(&format!("step {step}: samples {}", path.display())),
             Event::Warning(text) => self.say(&format!("warning: {text}")),
             Event::Finished { step, total_steps, elapsed_s } => {
+                let outcome = if step < total_steps { "stopped and saved; the same command goes on" } else { "done" };
+                let line = format!("step {step}/{total_steps}: {outcome}, {}", duration(*elapsed_s));
                 if let Surface::Bar(bar) = &self.surface {
                     bar.finish_and_clear();
+                    // The bar's own lines end without a line break, and this may be the program's last one.
+                    drop(writeln!(io::stderr(), "{line}"));
+                } else {
+                    self.say(&line);
                 }
-                let outcome = if step < total_steps { "stopped and saved; the same command goes on" } else { "done" };
-                self.say(&format!("step {step}/{total_steps}: {outcome}, {}", duration(*elapsed_s)));
             }
         }
     }
