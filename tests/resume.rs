@@ -108,7 +108,6 @@ fn said(desk: &Desk, name: &str) -> String {
 }
 
 /// What a run leaves: its last checkpoint's files, and the loss of every step as logged.
-#[derive(PartialEq)]
 struct Outcome {
     files: BTreeMap<String, Vec<u8>>,
     losses: Vec<(u64, String)>,
