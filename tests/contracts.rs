@@ -1,1 +1,222 @@
+//! What every registered plugin must hold.
 
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use burn::tensor::{Device, Distribution, Tensor};
+use realign::erase::Slot;
+use realign::nn::ParamBuilder;
+use realign::ops::{DeviceChoice, open};
+use realign::plugin::{
+    AlignmentLossConfig, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, Condition, ConditionSpec,
+    NormalizerConfig, ObjectiveConfig, ObjectiveInput, PatchGrid, ProjectorConfig, ProjectorContext, ProjectorKind,
+    Times,
+};
+use realign::registry::{PluginInfo, check_names, plugins};
+use realign::streams::Streams;
+use realign::train::{Gradients, TrainModel};
+use realign::weights::{StateDict, load_state_dict, state_dict, to_host};
+use realign_plugins as _;
+use serde::de::DeserializeOwned;
+use serde_yaml::Value;
+
+const GRID: PatchGrid = PatchGrid { rows: 5, columns: 7 };
+
+fn of_kind(kind: &str) -> Vec<&'static PluginInfo> {
+    let found: Vec<_> = plugins().into_iter().filter(|plugin| plugin.kind == kind).collect();
+    assert!(!found.is_empty(), "no plugin of kind {kind}");
+    found
+}
+
+/// The default config, with small sizes where the plugin has the key.
+fn config<T: DeserializeOwned>(plugin: &PluginInfo) -> T {
+    let mut value = (plugin.defaults)().expect("a config can be written");
+    let map = value.as_mapping_mut().expect("a config is a section");
+    map.insert("type".into(), (plugin.name)().into());
+    let small = [
+        ("size", Value::Null),
+        ("hidden_size", 12.into()),
+        ("depth", 2.into()),
+        ("num_heads", 3.into()),
+        ("patch_size", 2.into()),
+        ("projector_dim", 17.into()),
+    ];
+    for (key, size) in small {
+        if map.contains_key(key) {
+            map.insert(key.into(), size);
+        }
+    }
+    serde_yaml::from_value(value).unwrap_or_else(|problem| panic!("{}: {problem}", (plugin.name)()))
+}
+
+fn devices() -> Vec<Device> {
+    let flex = open(DeviceChoice::Flex).unwrap();
+    match realign::ops::backend_names().contains(&"libtorch") {
+        true => vec![open(DeviceChoice::Cpu).unwrap(), flex],
+        false => vec![flex],
+    }
+}
+
+fn context() -> BackboneContext {
+    BackboneContext { input: [3, 10, 14], condition: ConditionSpec::Labels { num_classes: 7 }, has_interval: false }
+}
+
+fn build(backbone: &PluginInfo, projector: &PluginInfo, device: &Device, seed: u64) -> TrainModel {
+    let params = ParamBuilder::new(device, seed);
+    let (backbone, projector): (Box<dyn BackboneConfig>, Box<dyn ProjectorConfig>) =
+        (config(backbone), config(projector));
+    let spec = backbone.spec(&context()).unwrap();
+    assert_eq!(spec.grid, GRID);
+    let joins = ProjectorContext { hidden_size: spec.hidden_size, target_channels: 9, grid: spec.grid };
+    TrainModel {
+        backbone: Slot::<BackboneKind>::new(backbone.build(&context(), &params).unwrap()),
+        projectors: vec![Slot::<ProjectorKind>::new(projector.build(&joins, &params.child("projectors.0")).unwrap())],
+    }
+}
+
+/// The model with every parameter drawn anew: zero-initialized gates would hide what lies behind them.
+fn shaken(model: TrainModel) -> TrainModel {
+    let mut dict = state_dict(&model);
+    for (name, tensor) in &mut dict {
+        for (value, draw) in tensor.values.iter_mut().zip(Streams::new(9).normal(name, tensor.shape.iter().product())) {
+            *value += 0.2 * draw;
+        }
+    }
+    load_state_dict(model, dict).unwrap()
+}
+
+fn input(device: &Device) -> BackboneInput<'static> {
+    let noise = Streams::new(5).normal("x", 2 * 3 * 10 * 14);
+    let x = Tensor::from_data(burn::tensor::TensorData::new(noise, [2, 3, 10, 14]), device);
+    let times = Times::at(Tensor::from_floats([0.2, 0.7], device));
+    BackboneInput { x, times, condition: Condition::labels(&[3, 7], device), taps: &[1, 2] }
+}
+
+#[test]
+fn no_two_plugins_of_a_kind_share_a_name() {
+    check_names().unwrap();
+}
+
+#[test]
+fn every_config_survives_a_yaml_round_trip_and_documents_its_keys() {
+    for plugin in plugins() {
+        let name = (plugin.name)();
+        let defaults = (plugin.defaults)().unwrap_or_else(|| panic!("{name}: no defaults"));
+        let text = serde_yaml::to_string(&defaults).unwrap();
+        assert_eq!(serde_yaml::from_str::<Value>(&text).unwrap(), defaults, "{name}");
+        let schema = (plugin.schema)();
+        assert!(schema["description"].is_string(), "{} `{name}` has no documentation", plugin.kind);
+        for (key, property) in schema["properties"].as_object().into_iter().flatten() {
+            assert!(property["description"].is_string(), "{} `{name}`: key `{key}` has no documentation", plugin.kind);
+        }
+    }
+}
+
+#[test]
+fn gradients_reach_every_parameter_of_backbones_and_projectors() {
+    for device in devices() {
+        let device = device.autodiff();
+        for (backbone, projector) in pairs() {
+            let model = shaken(build(backbone, projector, &device, 1));
+            let output = model.backbone.forward(input(&device));
+            assert_eq!(output.prediction.dims(), [2, 3, 10, 14]);
+            assert_eq!(output.taps[0].dims()[..2], [2, GRID.tokens()]);
+            let projected = model.projectors[0].forward(output.taps[1].clone(), GRID);
+            assert_eq!(projected.dims(), [2, GRID.tokens(), 9]);
+            let weights = Tensor::random(projected.dims(), Distribution::Normal(0.0, 1.0), &device);
+            let loss = output.prediction.square().mean() + (projected * weights).mean();
+            let mut gradients = Gradients::default();
+            gradients.add(&model, loss.backward());
+            for (name, gradient) in gradients.by_name(&model) {
+                let largest = gradient.values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+                assert!(largest > 0.0 && largest.is_finite(), "{}: no gradient reaches `{name}`", (backbone.name)());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_a_projector_does_not_move_the_backbone() {
+    let device = open(DeviceChoice::Flex).unwrap();
+    let without_projectors = |dict: StateDict| -> BTreeMap<_, _> {
+        dict.into_iter().filter(|(name, _)| !name.starts_with("projectors.")).collect()
+    };
+    for (backbone, projector) in pairs() {
+        let dict = |seed| state_dict(&build(backbone, projector, &device, seed));
+        assert_eq!(dict(4), dict(4));
+        assert_ne!(dict(4), dict(5));
+        let other = of_kind("projector").into_iter().find(|other| (other.name)() != (projector.name)()).unwrap();
+        let swapped = state_dict(&build(backbone, other, &device, 4));
+        assert_eq!(without_projectors(dict(4)), without_projectors(swapped));
+    }
+}
+
+#[test]
+fn a_loaded_state_gives_the_same_outputs() {
+    for device in devices() {
+        for (backbone, projector) in pairs() {
+            let model = shaken(build(backbone, projector, &device, 1));
+            let loaded = load_state_dict(build(backbone, projector, &device, 2), state_dict(&model)).unwrap();
+            let run = |model: &TrainModel| to_host(model.valid().backbone.forward(input(&device)).prediction);
+            assert_eq!(run(&model), run(&loaded));
+        }
+    }
+}
+
+#[test]
+fn normalizers_and_losses_are_finite_at_odd_sizes_and_on_constant_features() {
+    for device in devices() {
+        for (batch, tokens, channels) in [(3, 35, 9), (1, 1, 1)] {
+            let shape = [batch, tokens, channels];
+            let features = Tensor::<3>::random(shape, Distribution::Normal(1.0, 1.0), &device);
+            for plugin in of_kind("normalizer") {
+                let normalizer = config::<Box<dyn NormalizerConfig>>(plugin).build();
+                for features in [features.clone(), Tensor::ones(shape, &device)] {
+                    let normalized = normalizer.normalize(features, PatchGrid::new(tokens, 1));
+                    assert_eq!(normalized.dims(), shape);
+                    assert!(to_host(normalized).iter().all(|value| value.is_finite()), "{}", (plugin.name)());
+                }
+            }
+            for plugin in of_kind("alignment_loss") {
+                let loss = config::<Box<dyn AlignmentLossConfig>>(plugin).build();
+                let value = to_host(loss.loss(features.clone(), features.clone(), features.clone()));
+                assert!(value.len() == 1 && value[0].is_finite(), "{}", (plugin.name)());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_objective_gives_a_finite_loss_and_repeats_its_draws() {
+    for device in devices() {
+        let device = device.autodiff();
+        let (backbone, projector) = (of_kind("backbone")[0], of_kind("projector")[0]);
+        for plugin in of_kind("objective") {
+            let config: Box<dyn ObjectiveConfig> = config(plugin);
+            if config.has_interval() {
+                continue;
+            }
+            let objective = config.build();
+            let model = shaken(build(backbone, projector, &device, 1));
+            let loss = || {
+                let BackboneInput { x, condition, .. } = input(&device);
+                let draws = objective.draw(x.dims(), &Streams::new(1).at(2, 0), &device);
+                let null = Condition::labels(&[7, 7], &device);
+                let output = objective
+                    .loss(&*model.backbone, ObjectiveInput { x0: x, condition, null, draws, taps: &[1] })
+                    .unwrap();
+                assert_eq!(output.taps.len(), 1);
+                let value = to_host(output.loss.clone())[0];
+                drop(output.loss.backward());
+                value
+            };
+            let value = loss();
+            assert!(value.is_finite() && value == loss(), "{}", (plugin.name)());
+        }
+    }
+}
+
+fn pairs() -> Vec<(&'static PluginInfo, &'static PluginInfo)> {
+    let projectors = of_kind("projector");
+    of_kind("backbone").into_iter().flat_map(|b| projectors.iter().map(move |p| (b, *p)).collect::<Vec<_>>()).collect()
+}

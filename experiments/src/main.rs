@@ -1,1 +1,5 @@
-fn main() {}
+//! The `realign` program.
+
+fn main() -> std::process::ExitCode {
+    realign_experiments::cli::main()
+}

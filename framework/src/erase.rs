@@ -287,7 +287,7 @@ struct FromDyn<'a, V>(&'a mut V);
 
 impl<V: ModuleVisitor> DynVisitor for FromDyn<'_, V> {
     fn param(&mut self, param: DynParamRef<'_>) {
-        fn cast<'a, T: 'static>(value: &'a dyn Any) -> &'a T {
+        fn cast<T: 'static>(value: &dyn Any) -> &T {
             value.downcast_ref().unwrap_or_else(|| unreachable!("{TYPED}"))
         }
         with_rank!(param.rank, D => match param.kind {

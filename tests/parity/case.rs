@@ -46,11 +46,7 @@ impl Case {
         let path = sidecar.with_extension("safetensors");
         let tensors = read_tensors(&path).with_context(|| format!("`{}`", file_name(&path)))?;
         check_listed(&json["tensors"], &tensors)?;
-        Ok(Self {
-            tolerance: Tolerance::read(&json["tolerance"]),
-            config: Config(json["config"].take()),
-            tensors,
-        })
+        Ok(Self { tolerance: Tolerance::read(&json["tolerance"]), config: Config(json["config"].take()), tensors })
     }
 
     /// Names that start with `prefix`, without it.

@@ -22,8 +22,6 @@ pub struct Comparison {
     pub gradient: Option<f64>,
     /// The first disagreement.
     pub failure: Option<String>,
-    /// What the program cannot do yet, so that it was not compared.
-    pub not_built: Vec<String>,
     seen: BTreeSet<String>,
 }
 
@@ -91,26 +89,20 @@ impl Comparison {
     }
 
     /// Compares a gradient with the recorded tensor `name`.
-    pub fn gradient(&mut self, case: &Case, name: &str, found: &[f64]) -> Result<()> {
+    pub fn gradient(&mut self, case: &Case, name: &str, found: &[f32]) -> Result<()> {
         let expected = &case.recorded(name)?.values;
         ensure!(expected.len() == found.len(), "`{name}` has {} values, recorded {}", found.len(), expected.len());
         self.seen.insert(name.to_string());
         let tolerance = case.tolerance.rel_to_max;
         let largest = expected.iter().fold(0.0, |largest: f64, b| largest.max(b.abs()));
         let allowed = tolerance * largest + GRADIENT_FLOOR;
-        let shares = found.iter().zip(expected).map(|(a, b)| share((a - b).abs(), allowed));
+        let shares = found.iter().zip(expected).map(|(a, b)| share((f64::from(*a) - b).abs(), allowed));
         let (at, worst) = shares.enumerate().fold((0, 0.0), |best, next| if next.1 > best.1 { next } else { best });
         self.gradient = Some(self.gradient.unwrap_or(0.0).max(worst * tolerance));
         if worst > 1.0 {
             self.fail(format!("`{name}` element {at} is {:e}, recorded {:e}", found[at], expected[at]));
         }
         Ok(())
-    }
-
-    /// A part of the case that the program has no counterpart of yet.
-    pub fn not_built(&mut self, name: &str) {
-        self.seen.insert(name.to_string());
-        self.not_built.push(name.to_string());
     }
 
     /// Fails when a recorded result was compared with nothing.

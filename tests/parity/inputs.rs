@@ -4,13 +4,14 @@ use super::case::{Case, count};
 use super::compare::Comparison;
 use anyhow::{Context, Result, ensure};
 use realign::burn::tensor::{Device, Tensor};
+use realign::data::latents::normalized_posterior_sample;
 use realign::data::{RgbImage, adm_center_crop};
 use realign::plugin::{EncoderConfig, EncoderContext, NormalizerConfig, PatchGrid};
 use realign::sample::{Quantization, quantize};
 use serde_json::json;
 
-/// Center crops of pictures, and bytes of decoded ones.
-pub fn data_preprocess(case: &Case, _: &Device, found: &mut Comparison) -> Result<()> {
+/// Center crops of pictures, samples of posteriors, and bytes of decoded pictures.
+pub fn data_preprocess(case: &Case, device: &Device, found: &mut Comparison) -> Result<()> {
     for i in case.names("out.crop.") {
         let [height, width, _] = case.shape::<3>(&format!("in.image.{i}"))?;
         let picture = RgbImage::new(width, height, case.bytes(&format!("in.image.{i}"))?)?;
@@ -25,7 +26,10 @@ pub fn data_preprocess(case: &Case, _: &Device, found: &mut Comparison) -> Resul
         found.values(case, "out.uint8", &bytes.collect::<Vec<_>>())?;
     }
     if case.has("out.z") {
-        found.not_built("out.z");
+        let input = |name: &str| case.tensor(name, device);
+        let z =
+            normalized_posterior_sample(input("in.moments")?, input("in.eps")?, input("in.scale")?, input("in.bias")?);
+        found.forward(case, "out.z", z)?;
     }
     Ok(())
 }

@@ -109,8 +109,7 @@ fn compare(case: &Case, runner: Runner, device: &Device) -> Comparison {
 fn line(backend: &str, name: &str, comparison: &Comparison) -> String {
     let verdict = match &comparison.failure {
         Some(reason) => format!("FAIL {reason}"),
-        None if comparison.not_built.is_empty() => "ok".to_string(),
-        None => format!("ok, without {} (not built yet)", comparison.not_built.join(", ")),
+        None => "ok".to_string(),
     };
     let gradient = comparison.gradient.map_or("      -".to_string(), |error| format!("{error:7.1e}"));
     format!("{backend:8} {name:46} forward {:7.1e}  gradient {gradient}  {verdict}", comparison.forward)

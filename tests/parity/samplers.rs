@@ -10,7 +10,7 @@ use realign::burn::tensor::{Device, Tensor};
 use realign::plugin::{
     Backbone, BackboneInput, BackboneOutput, Condition, Guidance, ProbabilityPath, SampleRequest, SamplerConfig,
 };
-use realign::sample::score;
+use realign::sample::score_from_velocity;
 use serde_json::{Value, json};
 
 /// The reference's null label, whatever the number of classes.
@@ -101,7 +101,9 @@ fn sampler(run: &Config) -> Result<Box<dyn SamplerConfig>> {
 fn scores(case: &Case, device: &Device, path: ProbabilityPath, found: &mut Comparison) -> Result<()> {
     let (x, velocity): (Tensor<4>, Tensor<4>) = (case.tensor("in.z", device)?, case.tensor("in.score.v", device)?);
     let times = &case.recorded("in.score.t")?.values;
-    let at = |(i, t): (usize, &f64)| score(velocity.clone().narrow(0, i, 1), x.clone().narrow(0, i, 1), *t, path);
+    let at = |(i, t): (usize, &f64)| {
+        score_from_velocity(path, velocity.clone().narrow(0, i, 1), x.clone().narrow(0, i, 1), *t)
+    };
     let scores = times.iter().enumerate().map(at).collect();
     found.forward(case, &format!("out.score.{}", path.name()), Tensor::cat(scores, 0))
 }

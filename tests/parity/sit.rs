@@ -2,7 +2,7 @@
 
 use super::case::{Case, count};
 use super::compare::{Comparison, widen};
-use super::sit_parts::{Parts, gradients, norm};
+use super::sit_parts::{Parts, norm};
 use super::train_steps::train_steps;
 use anyhow::{Context, Result, ensure};
 use realign::burn::module::Module;
@@ -11,6 +11,7 @@ use realign::nn::{
     Embedding, Init, ParamBuilder, PatchEmbed, TimestepEmbedder, sincos_position_table, time_features, unpatchify,
 };
 use realign::plugin::{BackboneInput, Condition, PatchGrid, ProbabilityPath, Times};
+use realign::train::Gradients;
 use realign::weights::{load_state_dict, to_host};
 use realign_plugins::objectives::flow_matching::FlowMatchingConfig;
 use serde_json::Value;
@@ -56,9 +57,11 @@ fn forward_backward(case: &Case, device: &Device, found: &mut Comparison) -> Res
         }
     }
     forward_if_recorded(case, "out.total_loss", &pass.total, found)?;
-    let gradients = gradients(&parts.model, &pass.total.backward());
+    let mut summed = Gradients::default();
+    summed.add(&parts.model, pass.total.backward());
+    let gradients = summed.by_name(&parts.model);
     for (name, gradient) in &gradients {
-        found.gradient(case, &format!("grad.{name}"), gradient)?;
+        found.gradient(case, &format!("grad.{name}"), &gradient.values)?;
     }
     if case.has("out.grad_norm") {
         found.values(case, "out.grad_norm", &[norm(&gradients)])?;

@@ -1,20 +1,17 @@
 //! SiT with projectors from a sidecar's settings, its loss, and its gradients by name.
 
 use super::case::{Case, Config, count};
-use super::compare::widen;
 use anyhow::{Context, Result, bail};
-use realign::burn::module::{Module, ModuleVisitor, Param};
-use realign::burn::tensor::{Device, Gradients, Tensor};
+use realign::burn::tensor::{Device, Tensor};
 use realign::erase::Slot;
 use realign::nn::ParamBuilder;
 use realign::plugin::{
     AlignmentLossConfig, BackboneConfig, BackboneContext, Condition, ConditionSpec, Draws, NormalizerConfig, Objective,
     ObjectiveConfig, ObjectiveInput, ProjectorConfig, ProjectorContext,
 };
-use realign::train::{Alignment, Term, TrainModel};
-use realign::weights::{StateDict, load_state_dict, parameters, to_host};
+use realign::train::{Alignment, AlignmentLosses, Term, TrainModel};
+use realign::weights::{StateDict, load_state_dict};
 use serde_json::json;
-use std::collections::BTreeMap;
 
 /// The network, its objective and its alignment.
 pub struct Parts {
@@ -108,12 +105,12 @@ impl Parts {
             projected.push(projector.forward(taps[0].clone(), grid));
         }
         let targets = if targets.is_empty() { vec![] } else { vec![targets] };
-        let (aligned, raw) = self.alignment.loss(&self.model, &taps, targets, 0)?;
+        let AlignmentLosses { total: aligned, by_term } = self.alignment.loss(&self.model, &taps, targets, 0)?;
         let total = match &aligned {
             Some(aligned) => output.loss.clone() + aligned.clone(),
             None => output.loss.clone(),
         };
-        let raw = raw.into_iter().next().map(|(_, loss)| loss);
+        let raw = by_term.into_iter().next().map(|(_, loss)| loss);
         Ok(Pass { blocks: output.taps, projected, denoising: output.loss, aligned, raw, total })
     }
 }
@@ -146,21 +143,7 @@ fn term(config: &Config) -> Result<Term> {
     })
 }
 
-/// Gradients of all parameters that got one.
-pub fn gradients<M: Module>(module: &M, graph: &Gradients) -> BTreeMap<String, Vec<f64>> {
-    struct Read<'a>(&'a Gradients, Vec<Option<Vec<f64>>>);
-    impl ModuleVisitor for Read<'_> {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.1.push(param.val().grad(self.0).map(|gradient| widen(to_host(gradient))));
-        }
-    }
-    let mut read = Read(graph, vec![]);
-    module.visit(&mut read);
-    let named = parameters(module).into_iter().zip(read.1);
-    named.filter_map(|(info, gradient)| Some((info.name, gradient?))).collect()
-}
-
 /// The global L2 norm.
-pub fn norm(gradients: &BTreeMap<String, Vec<f64>>) -> f64 {
-    gradients.values().flatten().map(|value| value * value).sum::<f64>().sqrt()
+pub fn norm(gradients: &StateDict) -> f64 {
+    gradients.values().flat_map(|gradient| &gradient.values).map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
 }

@@ -2,7 +2,7 @@
 
 use super::case::{Case, Config};
 use super::compare::{Comparison, widen};
-use super::sit_parts::{Parts, gradients, norm};
+use super::sit_parts::{Parts, norm};
 use anyhow::Result;
 use realign::burn::tensor::Device;
 use realign::recipe::{EmaSection, EmaWarmup};
@@ -31,16 +31,15 @@ pub fn train_steps(case: &Case, device: &Device, found: &mut Comparison) -> Resu
         if case.has(&format!("out.step{step}.total_loss")) {
             found.forward(case, &format!("out.step{step}.total_loss"), pass.total.clone())?;
         }
-        let graph = pass.total.backward();
-        let by_name = gradients(&parts.model, &graph);
+        let mut summed = Gradients::default();
+        summed.add(&parts.model, pass.total.backward());
+        let by_name = summed.by_name(&parts.model);
         for (name, gradient) in &by_name {
             let name = format!("grad.step{step}.{name}");
             if case.has(&name) {
-                found.gradient(case, &name, gradient)?;
+                found.gradient(case, &name, &gradient.values)?;
             }
         }
-        let mut summed = Gradients::default();
-        summed.add(&parts.model, graph);
         let (model, grad_norm) = optimizer.step(parts.model, summed, lr);
         parts.model = model;
         grad_norms(case, step, f64::from(to_host(grad_norm)[0]), norm(&by_name), found)?;

@@ -24,7 +24,11 @@ impl Check {
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
         let (_, mut plan) = self.recipe.plan()?;
         let spec = &plan.backbone;
-        writeln!(out, "shapes fit: samples {:?}, grid {}, {} blocks of width {}", plan.latent, spec.grid, spec.depth, spec.hidden_size)?;
+        writeln!(
+            out,
+            "shapes fit: samples {:?}, grid {}, {} blocks of width {}",
+            plan.latent, spec.grid, spec.depth, spec.hidden_size
+        )?;
         if !plan.missing.is_empty() {
             writeln!(out, "not stepped, because this is missing:")?;
             for file in &plan.missing {

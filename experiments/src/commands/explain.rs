@@ -96,7 +96,7 @@ pub struct Costs {
 
 const BYTES: f64 = 4.0; // f32
 /// Program, libtorch and its thread pools before a tensor exists; measured on Linux x86-64.
-const RESIDENT_BASE: f64 = 330e6;
+const RESIDENT_BASE: f64 = 160e6;
 
 impl Costs {
     /// Counts without making any value.
@@ -155,7 +155,12 @@ impl Costs {
         writeln!(out, "  projector parameters    {}", grouped(self.projector_params))?;
         writeln!(out, "costs")?;
         writeln!(out, "  operations per step     {:.3} TFLOP", self.flops_per_step / 1e12)?;
-        writeln!(out, "  operations of the run   {:.3} PFLOP in {} steps", self.flops_per_step * train.steps as f64 / 1e15, train.steps)?;
+        writeln!(
+            out,
+            "  operations of the run   {:.3} PFLOP in {} steps",
+            self.flops_per_step * train.steps as f64 / 1e15,
+            train.steps
+        )?;
         writeln!(out, "  peak memory             {:.2} GB (estimate)", self.memory_bytes / 1e9)?;
         writeln!(out, "  checkpoints on disk     {:.2} GB at most", self.disk_bytes / 1e9)?;
         Ok(())
@@ -165,12 +170,8 @@ impl Costs {
 /// Digits in groups of three: `32,957,200`.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
-    let groups: Vec<&str> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(|group| std::str::from_utf8(group).unwrap_or_default())
-        .collect();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap_or_default()).collect();
     groups.join(",")
 }
 

@@ -71,8 +71,7 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
 /// Lets a classifier name what 256 samples show, prints the shares and leaves them in `result.json`.
 fn judge(plan: &Plan, trainer: &Trainer, run_dir: &Path, out: &mut dyn Write) -> Result<()> {
     let (recipe, assembly) = (&plan.recipe, &trainer.assembly);
-    let classifier =
-        Classifier::train(assembly.dataset.clone(), recipe.image_size, &assembly.device, recipe.seed)?;
+    let classifier = Classifier::train(assembly.dataset.clone(), recipe.image_size, &assembly.device, recipe.seed)?;
     let on_data = classifier.judge_data(NUM_JUDGED)?;
     let num_classes = assembly.dataset.num_classes();
     let labels: Vec<i64> = (0..NUM_JUDGED).map(|i| (i % num_classes) as i64).collect();

@@ -55,7 +55,10 @@ impl Sample {
         let model = checkpoint::load_weights(build_model(&plan, &assembly.device)?, &checkpoint, weights)?;
         let labels = self.labels(&plan, assembly.dataset.num_classes())?;
         let sampling = Sampling::new(&plan.recipe.sample, self.seed);
-        let target = self.out.clone().unwrap_or_else(|| self.run.join(format!("samples-step{}-seed{}.npz", checkpoint.step, self.seed)));
+        let target = self
+            .out
+            .clone()
+            .unwrap_or_else(|| self.run.join(format!("samples-step{}-seed{}.npz", checkpoint.step, self.seed)));
         let side = plan.recipe.image_size;
         let mut writer = ImageWriter::create(&target, self.num, side, side)?;
         for (i, chunk) in labels.chunks(self.batch).enumerate() {
@@ -73,7 +76,9 @@ impl Sample {
     fn checkpoint(&self) -> Result<Checkpoint> {
         let folder = self.run.join("checkpoints");
         match self.step {
-            None => checkpoint::newest(&folder).0.with_context(|| format!("`{}` holds no whole checkpoint", folder.display())),
+            None => checkpoint::newest(&folder)
+                .0
+                .with_context(|| format!("`{}` holds no whole checkpoint", folder.display())),
             Some(step) => {
                 let all = checkpoint::checkpoints(&folder);
                 let steps: Vec<String> = all.iter().map(|found| found.step.to_string()).collect();

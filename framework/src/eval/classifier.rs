@@ -13,7 +13,7 @@ use crate::plugin::{Dataset, PatchGrid};
 use crate::train::{flat_gradients, flat_parameters, with_flat};
 use crate::weights::to_host;
 
-const STEPS: u64 = 300; // held-out accuracy on `shapes` no longer rises after this
+const STEPS: u64 = 800; // names every color and nearly every shape of held-out pictures of `shapes`
 const BATCH: usize = 64;
 const LEARNING_RATE: f64 = 2e-3;
 const WIDTH: usize = 32;

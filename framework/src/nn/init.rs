@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn values(params: &ParamBuilder, init: Init) -> Vec<f32> {
-        params.param("weight", [35, 51], init).val().into_data().to_vec().unwrap()
+        params.param("weight", [35, 51], init).val().into_data().try_to_vec().unwrap()
     }
 
     #[test]

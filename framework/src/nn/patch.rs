@@ -76,7 +76,7 @@ mod tests {
         let tokens = patchify(x, p);
         // Channel slowest to channel fastest, then the inverse must be the identity.
         let last = tokens.reshape([1, 6, channels, p * p]).swap_dims(2, 3).reshape([1, 6, channels * p * p]);
-        let back: Vec<f32> = unpatchify(last, grid, p).into_data().to_vec().unwrap();
+        let back: Vec<f32> = unpatchify(last, grid, p).into_data().try_to_vec().unwrap();
         assert_eq!(back, pixels);
     }
 }

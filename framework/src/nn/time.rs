@@ -26,9 +26,9 @@ impl TimestepEmbedder {
     /// `time_scale` multiplies the time before the sinusoids: 1 in the published SiT.
     pub fn new(params: &ParamBuilder, channels: usize, time_scale: f64) -> Self {
         let (params, init) = (params.child("mlp"), Init::Normal(0.02));
-        let _0 = Linear::with_init(&params.child(0), NUM_FEATURES, channels, init);
-        let _2 = Linear::with_init(&params.child(2), channels, channels, init);
-        Self { mlp: Mlp { _0, _2 }, time_scale }
+        let first = Linear::with_init(&params.child(0), NUM_FEATURES, channels, init);
+        let second = Linear::with_init(&params.child(2), channels, channels, init);
+        Self { mlp: Mlp { _0: first, _2: second }, time_scale }
     }
 
     /// # Shapes

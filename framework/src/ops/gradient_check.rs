@@ -1,4 +1,5 @@
 //! Every op against central differences, against its other backend, and against misuse.
+#![cfg(test)]
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};

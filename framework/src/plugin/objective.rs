@@ -182,8 +182,8 @@ mod tests {
         let device = Device::flex();
         for path in [ProbabilityPath::Linear, ProbabilityPath::Cosine] {
             let batch = path.at_each(Tensor::<1>::from_floats([0.1, 0.7, 1.0], &device));
-            let alpha: Vec<f32> = batch.alpha.into_data().to_vec().unwrap();
-            let slope: Vec<f32> = batch.d_sigma.into_data().to_vec().unwrap();
+            let alpha: Vec<f32> = batch.alpha.into_data().try_to_vec().unwrap();
+            let slope: Vec<f32> = batch.d_sigma.into_data().try_to_vec().unwrap();
             for (i, t) in [0.1, 0.7, 1.0].into_iter().enumerate() {
                 assert!((f64::from(alpha[i]) - path.at(t).alpha).abs() < 1e-6);
                 assert!((f64::from(slope[i]) - path.at(t).d_sigma).abs() < 1e-6);

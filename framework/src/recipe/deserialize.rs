@@ -159,9 +159,24 @@ impl<'de, 'a: 'de> Deserializer<'de> for Reader<'a> {
         self.done(result)
     }
 
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Complaint> {
+        match self.value {
+            // serde would take a list's items for the keys in their order.
+            Value::Array(..) => {
+                self.done(Err(Complaint::Mismatch { found: "a list".into(), expected: "a section with keys".into() }))
+            }
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
+        tuple_struct map identifier ignored_any
     }
 }
 

@@ -267,7 +267,7 @@ impl TrainSection {
         check.range("steps", self.steps, 1, 1_000_000_000);
         check.range("global_batch_size", self.global_batch_size, 1, 1 << 20);
         check.positive("micro_batch_size", self.micro_batch_size);
-        if self.micro_batch_size > 0 && self.global_batch_size % self.micro_batch_size != 0 {
+        if self.micro_batch_size > 0 && !self.global_batch_size.is_multiple_of(self.micro_batch_size) {
             let (global, micro) = (self.global_batch_size, self.micro_batch_size);
             check.bad("micro_batch_size", format!("`{micro}` does not divide global_batch_size `{global}`"));
         }
@@ -282,7 +282,9 @@ impl TrainSection {
         check.range("eps", self.eps, 0.0, 1.0);
         check.range("weight_decay", self.weight_decay, 0.0, 1e3);
         if let Some(norm) = self.max_grad_norm {
-            check.range("max_grad_norm", norm, f64::MIN_POSITIVE, 1e9);
+            if norm.is_nan() || norm <= 0.0 || norm > 1e9 {
+                check.bad("max_grad_norm", format!("`{norm}` is out of range; allowed is above 0 to 1e9, or null"));
+            }
         }
         for (i, ema) in self.ema.iter().enumerate() {
             check.within(&format!("ema.{i}"), |check| {

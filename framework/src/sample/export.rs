@@ -1,159 +1,194 @@
-//! Files of samples: an `.npz` for the ADM evaluator, or a folder of PNGs.
+//! Pictures to a file for the ADM evaluator or to a folder of PNGs, in the order of their indices.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipWriter};
+use rayon::prelude::*;
 
-use crate::log::save_png;
+use super::npz::NpzWriter;
+use crate::log::encode_png;
 
-/// Writes pictures one batch after another; what is not finished never has the final name.
+/// Takes pictures in index order; the target gets its name when all of them are there.
+///
+/// ```no_run
+/// # fn export(pictures: &[u8]) -> anyhow::Result<()> {
+/// let mut writer = realign::sample::ImageWriter::create("samples.npz".as_ref(), 16, 32, 32)?;
+/// writer.write(pictures)?; // any number of whole pictures at a time
+/// writer.finish()
+/// # }
+/// ```
 pub struct ImageWriter {
-    target: PathBuf,
-    form: Form,
-    count: usize,
-    written: usize,
-    size: [usize; 2],
+    target: Target,
+    num: usize,
+    num_written: usize,
+    height: usize,
+    width: usize,
 }
 
-enum Form {
-    /// `arr_0`, uint8, `[count, height, width, 3]`, uncompressed: sampling spec, section 9.
-    Npz(Box<ZipWriter<BufWriter<File>>>),
-    Folder,
+enum Target {
+    Npz(Box<NpzWriter>),
+    Folder(PngFolder),
 }
 
 impl ImageWriter {
-    /// Starts a file (a name that ends in `.npz`) or a folder of `count` pictures.
+    /// Begins `num` pictures: a target that ends in `.npz` becomes a file with the array `arr_0`, any other a
+    /// folder of `{index:06}.png`.
     ///
     /// # Errors
-    /// The place exists already as something else, or cannot be written.
-    pub fn create(target: &Path, count: usize, height: usize, width: usize) -> Result<Self> {
-        let form = match target.extension().is_some_and(|ending| ending == "npz") {
-            true => Form::Npz(Box::new(start_npz(target, count, height, width)?)),
-            false => {
-                fs::create_dir_all(target).with_context(|| format!("cannot make the folder `{}`", target.display()))?;
-                Form::Folder
-            }
+    /// The target cannot be made, is a folder with files in it, or a size is zero.
+    pub fn create(target: &Path, num: usize, height: usize, width: usize) -> Result<Self> {
+        ensure!(
+            num > 0 && height > 0 && width > 0,
+            "cannot write `{}`: found `{num}` pictures of {height} x {width} pixels; none of them may be zero",
+            target.display()
+        );
+        let is_npz = target.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npz"));
+        let target = if is_npz {
+            Target::Npz(Box::new(NpzWriter::create(target, num, height, width)?))
+        } else {
+            Target::Folder(PngFolder::create(target)?)
         };
-        Ok(Self { target: target.to_path_buf(), form, count, written: 0, size: [height, width] })
+        Ok(Self { target, num, num_written: 0, height, width })
     }
 
-    /// Appends pictures: sample, row, column, channel.
+    /// Appends whole pictures.
+    ///
+    /// # Shapes
+    /// * `pictures`: `[count, height, width, 3]`, RGB
     ///
     /// # Errors
-    /// They are more than announced, not whole, or the disk refuses.
+    /// The bytes are no whole pictures or more than were announced, or the disk refuses.
     pub fn write(&mut self, pictures: &[u8]) -> Result<()> {
-        let [height, width] = self.size;
-        let each = height * width * 3;
-        let added = pictures.len() / each.max(1);
-        ensure!(added * each == pictures.len(), "{} bytes are no whole pictures of {height}x{width}", pictures.len());
-        ensure!(self.written + added <= self.count, "more than the {} announced pictures", self.count);
-        match &mut self.form {
-            Form::Npz(zip) => {
-                zip.write_all(pictures).with_context(|| format!("cannot write `{}`", self.target.display()))?;
-            }
-            Form::Folder => {
-                for (i, picture) in pictures.chunks_exact(each).enumerate() {
-                    save_png(&self.target.join(format!("{:06}.png", self.written + i)), picture, width, height)?;
-                }
-            }
+        let size = self.height * self.width * 3;
+        ensure!(
+            pictures.len().is_multiple_of(size),
+            "pictures to write: found {} bytes, which is no multiple of {} x {} x 3",
+            pictures.len(),
+            self.height,
+            self.width
+        );
+        let count = pictures.len() / size;
+        ensure!(
+            count <= self.num - self.num_written,
+            "pictures to write: found `{count}` after `{}`, but `{}` were announced",
+            self.num_written,
+            self.num
+        );
+        match &mut self.target {
+            Target::Npz(npz) => npz.write(pictures)?,
+            Target::Folder(folder) => folder.write(pictures, self.num_written, self.height, self.width)?,
         }
-        self.written += added;
+        self.num_written += count;
         Ok(())
     }
 
-    /// Ends the file and gives it its name.
+    /// Completes the target and gives it its name.
     ///
     /// # Errors
     /// Pictures are missing, or the disk refuses.
     pub fn finish(self) -> Result<()> {
-        ensure!(self.written == self.count, "{} of {} pictures were written", self.written, self.count);
-        let Form::Npz(zip) = self.form else { return Ok(()) };
-        let end = || -> std::io::Result<()> {
-            let file = zip.finish()?.into_inner()?;
-            file.sync_all()?;
-            fs::rename(aside(&self.target), &self.target)
+        ensure!(
+            self.num_written == self.num,
+            "pictures to write: found `{}`, but `{}` were announced",
+            self.num_written,
+            self.num
+        );
+        match self.target {
+            Target::Npz(npz) => npz.finish(),
+            Target::Folder(folder) => folder.finish(),
+        }
+    }
+}
+
+/// A folder that is filled beside its name and renamed when it is full.
+struct PngFolder {
+    path: PathBuf,
+    aside: PathBuf,
+}
+
+impl PngFolder {
+    fn create(path: &Path) -> Result<Self> {
+        let is_free = match std::fs::read_dir(path) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(_) => !path.exists(),
         };
-        end().with_context(|| format!("cannot write `{}`", self.target.display()))
+        ensure!(is_free, "`{}` is there already; remove it or name another folder", path.display());
+        let mut aside = path.components().as_path().as_os_str().to_owned();
+        aside.push(format!(".{}.partial", std::process::id()));
+        let aside = PathBuf::from(aside);
+        std::fs::create_dir(&aside).with_context(|| format!("cannot make folder `{}`", path.display()))?;
+        Ok(Self { path: path.to_path_buf(), aside })
+    }
+
+    fn write(&self, pictures: &[u8], first: usize, height: usize, width: usize) -> Result<()> {
+        pictures.par_chunks_exact(height * width * 3).enumerate().try_for_each(|(i, picture)| {
+            let name = format!("{:06}.png", first + i);
+            let png = encode_png(picture, width, height)?;
+            std::fs::write(self.aside.join(&name), png)
+                .with_context(|| format!("cannot write `{}`", self.path.join(&name).display()))
+        })
+    }
+
+    fn finish(self) -> Result<()> {
+        std::fs::rename(&self.aside, &self.path)
+            .with_context(|| format!("cannot make folder `{}`", self.path.display()))
     }
 }
 
-fn aside(target: &Path) -> PathBuf {
-    let mut name = target.as_os_str().to_os_string();
-    name.push(".writing");
-    PathBuf::from(name)
-}
-
-fn start_npz(target: &Path, count: usize, height: usize, width: usize) -> Result<ZipWriter<BufWriter<File>>> {
-    if let Some(folder) = target.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
+impl Drop for PngFolder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.aside).ok(); // after `finish` it has its name already
     }
-    let start = || -> Result<ZipWriter<BufWriter<File>>> {
-        let mut zip = ZipWriter::new(BufWriter::new(File::create(aside(target))?));
-        let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
-        zip.start_file("arr_0.npy", options)?;
-        zip.write_all(&npy_header(&[count, height, width, 3]))?;
-        Ok(zip)
-    };
-    start().with_context(|| format!("cannot write `{}`", target.display()))
-}
-
-/// Header of an array of bytes in NumPy's format 1.0, padded to a multiple of 64.
-fn npy_header(shape: &[usize]) -> Vec<u8> {
-    let sizes = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
-    let mut text = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({sizes}), }}");
-    let prefix = 10;
-    text.push_str(&" ".repeat((64 - (prefix + text.len() + 1) % 64) % 64));
-    text.push('\n');
-    let mut header = b"\x93NUMPY\x01\x00".to_vec();
-    header.extend_from_slice(&(text.len() as u16).to_le_bytes()); // four sizes and a dtype stay far below 64 KiB
-    header.extend_from_slice(text.as_bytes());
-    header
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read;
 
-    #[test]
-    fn an_npz_holds_the_bytes_in_order_behind_a_padded_header() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("out").join("samples.npz");
-        let pictures: Vec<u8> = (0..3 * 5 * 7 * 3).map(|i| i as u8).collect();
-        let mut writer = ImageWriter::create(&path, 3, 5, 7).unwrap();
-        writer.write(&pictures[..2 * 105]).unwrap();
-        assert!(!path.exists());
-        writer.write(&pictures[2 * 105..]).unwrap();
-        writer.finish().unwrap();
-        let mut zip = zip::ZipArchive::new(File::open(&path).unwrap()).unwrap();
-        let mut bytes = vec![];
-        zip.by_name("arr_0.npy").unwrap().read_to_end(&mut bytes).unwrap();
-        assert_eq!(bytes.len(), 128 + pictures.len());
-        assert!(String::from_utf8_lossy(&bytes[..128]).contains("'shape': (3, 5, 7, 3)"));
-        assert_eq!(&bytes[128..], pictures);
+    fn pictures(count: usize) -> Vec<u8> {
+        (0..count * 5 * 7 * 3).map(|i| (i * 13 % 256) as u8).collect()
     }
 
     #[test]
-    fn an_unfinished_file_never_has_its_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("samples.npz");
-        let mut writer = ImageWriter::create(&path, 2, 4, 4).unwrap();
-        writer.write(&[0; 48]).unwrap();
-        assert!(writer.finish().unwrap_err().to_string().contains("1 of 2"));
-        assert!(!path.exists());
+    fn a_folder_holds_one_lossless_png_per_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("samples");
+        let bytes = pictures(3);
+        let mut writer = ImageWriter::create(&target, 3, 5, 7).unwrap();
+        writer.write(&bytes[..105]).unwrap();
+        assert!(!target.exists());
+        writer.write(&bytes[105..]).unwrap();
+        writer.finish().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        for (i, expected) in bytes.chunks(105).enumerate() {
+            let found = image::open(target.join(format!("{i:06}.png"))).unwrap().into_rgb8();
+            assert_eq!((found.dimensions(), found.as_raw().as_slice()), ((7, 5), expected));
+        }
+        let message = ImageWriter::create(&target, 3, 5, 7).err().unwrap().to_string();
+        assert!(message.contains("there already"), "{message}");
     }
 
     #[test]
-    fn a_folder_gets_numbered_pngs() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("samples");
-        let mut writer = ImageWriter::create(&path, 2, 4, 4).unwrap();
-        writer.write(&[9; 96]).unwrap();
+    fn the_name_decides_between_file_and_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("samples.npz");
+        let mut writer = ImageWriter::create(&target, 2, 5, 7).unwrap();
+        writer.write(&pictures(2)).unwrap();
         writer.finish().unwrap();
-        assert!(path.join("000000.png").exists() && path.join("000001.png").exists());
+        assert!(target.is_file());
+    }
+
+    #[test]
+    fn too_few_too_many_and_torn_pictures_are_errors_that_leave_nothing() {
+        for name in ["samples.npz", "samples"] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut writer = ImageWriter::create(&dir.path().join(name), 2, 5, 7).unwrap();
+            assert!(writer.write(&pictures(2)[1..]).unwrap_err().to_string().contains("209 bytes"));
+            writer.write(&pictures(1)).unwrap();
+            assert!(writer.write(&pictures(2)).unwrap_err().to_string().contains("`2` after `1`"));
+            assert!(writer.finish().is_err());
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{name}");
+            assert!(ImageWriter::create(&dir.path().join(name), 0, 5, 7).is_err());
+        }
     }
 }

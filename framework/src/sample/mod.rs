@@ -1,13 +1,17 @@
-//! From networks to pictures: solvers, guidance, labels and files.
+//! From a trained network to pictures in a file: guidance, solvers, noise and labels per picture, export.
+//!
+//! Times follow the paths of [`ProbabilityPath`](crate::plugin::ProbabilityPath): t = 0 is data, t = 1 is noise.
 
+mod draws;
 mod export;
-mod labels;
-mod quantization;
+mod guidance;
+mod npz;
+mod quantize;
 mod solvers;
-mod velocity;
 
+pub use draws::{image_noise, sample_labels};
 pub use export::ImageWriter;
-pub use labels::{image_noise, sample_labels};
-pub use quantization::{Quantization, quantize};
-pub use solvers::{euler, euler_maruyama, heun, score};
-pub use velocity::solve;
+pub use guidance::GuidedVelocity;
+pub use npz::NpzWriter;
+pub use quantize::{Quantization, quantize};
+pub use solvers::{finish, ode_euler, ode_heun, score_from_velocity, sde_euler_maruyama};

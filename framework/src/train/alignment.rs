@@ -7,6 +7,15 @@ use super::model::TrainModel;
 use crate::erase::Slot;
 use crate::plugin::{AlignmentLoss, EncoderKind, Normalizer, PatchGrid};
 
+/// What the terms of one batch come to.
+#[derive(Debug, Default)]
+pub struct AlignmentLosses {
+    /// The weighted sum, `[1]`; none when no term counts.
+    pub total: Option<Tensor<1>>,
+    /// Each counting term's index and unweighted loss, `[1]`, detached.
+    pub by_term: Vec<(usize, Tensor<1>)>,
+}
+
 /// All alignment terms of a run.
 #[derive(Debug, Default)]
 pub struct Alignment {
@@ -83,10 +92,10 @@ impl Alignment {
         taps: &[Tensor<3>],
         targets: Vec<Vec<Tensor<3>>>,
         step: u64,
-    ) -> Result<(Option<Tensor<1>>, Vec<(usize, Tensor<1>)>)> {
+    ) -> Result<AlignmentLosses> {
         let depths = self.taps(step);
-        let (mut total, mut raw, mut projector) = (None, vec![], 0);
-        let Some(grid) = self.grid else { return Ok((None, raw)) };
+        let (mut losses, mut projector) = (AlignmentLosses::default(), 0);
+        let Some(grid) = self.grid else { return Ok(losses) };
         for (i, (term, targets)) in self.terms.iter().zip(targets).enumerate() {
             let (first, count) = (projector, targets.len());
             projector += term.encoders.len().max(count);
@@ -109,10 +118,10 @@ impl Alignment {
             }
             let Some(sum) = sum else { continue };
             let mean = sum / count as f64;
-            raw.push((i, mean.clone().detach()));
+            losses.by_term.push((i, mean.clone().detach()));
             let weighted = mean * term.proj_coeff;
-            total = Some(total.map_or(weighted.clone(), |total: Tensor<1>| total + weighted));
+            losses.total = Some(losses.total.map_or(weighted.clone(), |total| total + weighted));
         }
-        Ok((total, raw))
+        Ok(losses)
     }
 }

@@ -91,12 +91,12 @@ impl Assembly {
         let output = self.objective.loss(&*model.backbone, input)?;
         let mut scalars: Vec<_> =
             output.scalars.into_iter().map(|(name, value)| (format!("train/{name}"), value)).collect();
-        let (aligned, raw) = self.alignment.loss(model, &output.taps, targets, streams.step)?;
-        for (i, loss) in raw {
+        let aligned = self.alignment.loss(model, &output.taps, targets, streams.step)?;
+        for (i, loss) in aligned.by_term {
             let suffix = if i == 0 { String::new() } else { format!("_{i}") };
             scalars.push((format!("train/align_loss{suffix}"), loss));
         }
-        let total = match aligned {
+        let total = match aligned.total {
             Some(aligned) => {
                 scalars.push(("train/proj_loss".into(), aligned.clone().detach()));
                 output.loss + aligned

@@ -13,7 +13,7 @@ mod run;
 mod schedule;
 mod trainer;
 
-pub use alignment::{Alignment, Term};
+pub use alignment::{Alignment, AlignmentLosses, Term};
 pub use assembly::Assembly;
 pub use ema::Ema;
 pub(crate) use flat::{flat_gradients, flat_parameters, with_flat};

@@ -37,6 +37,19 @@ impl Gradients {
     }
 }
 
+impl Gradients {
+    /// The gradients by parameter name.
+    pub fn by_name(&self, model: &TrainModel) -> StateDict {
+        let (names, params) = flat_parameters(model, true);
+        let shape = |tensor: &Tensor<1>| tensor.dims().to_vec();
+        let host = params
+            .iter()
+            .zip(&self.0)
+            .map(|(param, gradient)| HostTensor { shape: shape(param), values: to_host(gradient.clone()) });
+        names.into_iter().zip(host).collect()
+    }
+}
+
 /// AdamW and its moments.
 #[derive(Debug)]
 pub struct Optimizer {

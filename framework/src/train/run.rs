@@ -35,7 +35,10 @@ pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut d
     let mut trainer = Trainer::new(plan)?;
     let resumed_from = resume(&mut trainer, plan, run_dir, sink)?;
     describe(plan, layered, &trainer, run_dir)?;
-    let log = RunLog::open(run_dir, Some(trainer.step))?;
+    let mut log = RunLog::open(run_dir, Some(trainer.step))?;
+    if resumed_from.is_none() {
+        log.text("recipe", 0, &format!("```yaml\n{}```", layered.to_yaml()?));
+    }
     let total_steps = plan.recipe.train.steps;
     sink.event(&Event::Started { run_dir: run_dir.to_path_buf(), total_steps, resumed_from });
     let mut session =
@@ -63,7 +66,7 @@ struct Session<'a> {
 impl Session<'_> {
     fn train(&mut self, trainer: &mut Trainer, stop: &AtomicBool) -> Result<()> {
         let when = self.plan.recipe.log;
-        let is_due = |step: u64, every: u64| every > 0 && step % every == 0;
+        let is_due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
         while trainer.step < self.total_steps {
             let stats = trainer.step(self.plan)?;
             let (step, is_last) = (trainer.step, trainer.step == self.total_steps);

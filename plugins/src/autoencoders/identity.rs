@@ -40,3 +40,19 @@ impl AutoencoderConfig for IdentityConfig {
 }
 
 realign::register!(AutoencoderConfig as "autoencoder": IdentityConfig);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn black_and_white_become_minus_one_and_one() {
+        let device = Device::flex();
+        let identity = IdentityConfig {}.build(&device).unwrap();
+        let pixels = Tensor::<1>::from_floats([0.0, 127.5, 255.0], &device).reshape([1, 3, 1, 1]);
+        let samples = identity.encode(pixels, &Streams::new(0));
+        let values: Vec<f32> = identity.decode(samples).into_data().iter().collect();
+        assert_eq!(values, [-1.0, 0.0, 1.0]);
+        assert_eq!(IdentityConfig {}.latent_shape(35).unwrap(), [3, 35, 35]);
+    }
+}

@@ -1,6 +1,6 @@
 //! Class labels; the number of classes is the null label.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use realign::burn;
 use realign::burn::module::Module;
 use realign::burn::tensor::Device;
@@ -27,11 +27,7 @@ impl Conditioner for ClassLabels {
     fn condition(&self, labels: &[i64], _captions: &[Option<String>], device: &Device) -> Result<Condition> {
         let is_known = |label: i64| usize::try_from(label).is_ok_and(|label| label < self.num_classes);
         if let Some(label) = labels.iter().find(|label| !is_known(**label)) {
-            ensure!(
-                is_known(*label),
-                "label `{label}` is out of range; conditioner.num_classes is {}",
-                self.num_classes
-            );
+            bail!("label `{label}` is out of range; conditioner.num_classes is {}", self.num_classes);
         }
         Ok(Condition::labels(labels, device))
     }
@@ -71,5 +67,15 @@ mod tests {
         assert!(labels.condition(&[0, 6], &[None, None], &ctx.device).is_ok());
         let problem = labels.condition(&[0, 7], &[None, None], &ctx.device).unwrap_err();
         assert!(problem.to_string().contains("label `7` is out of range"), "{problem}");
+        assert!(labels.condition(&[-1], &[None], &ctx.device).is_err());
+    }
+
+    #[test]
+    fn the_null_label_is_the_number_of_classes_that_the_recipe_gives() {
+        let (config, device) = (ClassLabelsConfig { num_classes: Some(1000) }, Device::flex());
+        assert_eq!(config.spec(7), ConditionSpec::Labels { num_classes: 1000 });
+        let labels = config.build(&ConditionerContext { num_classes: 7, device: device.clone() }).unwrap();
+        let Condition::Labels(null) = labels.null(3, &device) else { panic!("class labels are labels") };
+        assert_eq!(null.into_data().iter::<i64>().collect::<Vec<_>>(), [1000; 3]);
     }
 }

@@ -1,3 +1,5 @@
-//! Frozen vision encoders.
+//! Frozen encoders, whose features are the target of alignment.
 
+pub mod dinov2;
 pub mod hog;
+mod oriented_gradients;

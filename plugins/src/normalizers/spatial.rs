@@ -62,7 +62,9 @@ impl NormalizerConfig for SpatialConfig {
 
     fn validate(&self, check: &mut Check<'_>) {
         check.range("gamma", self.gamma, 0.0, 1.0);
-        check.range("eps", self.eps, f64::MIN_POSITIVE, 1.0);
+        if !(self.eps > 0.0 && self.eps <= 1.0) {
+            check.bad("eps", format!("`{}` is out of range; allowed is above 0 to 1", self.eps));
+        }
     }
 }
 
@@ -82,6 +84,25 @@ mod tests {
             assert!(y.clone().mean_dim(1).abs().max().into_scalar::<f32>() < 1e-5);
             let variance = y.square().sum_dim(1) / count;
             assert!((variance - 1.0).abs().max().into_scalar::<f32>() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn the_reference_name_of_gamma_is_read_and_other_keys_are_refused() {
+        let read = |text: &str| serde_json::from_str::<Box<dyn NormalizerConfig>>(text);
+        let config = read(r#"{"type": "spatial", "zscore_alpha": 0.8, "denominator": "sqrt_var_eps"}"#).unwrap();
+        let written = serde_json::to_value(&config).unwrap();
+        assert_eq!((&written["gamma"], &written["denominator"]), (&0.8.into(), &"sqrt_var_eps".into()));
+        assert!(read(r#"{"type": "spatial", "alpha": 0.8}"#).is_err());
+    }
+
+    #[test]
+    fn a_single_token_stays_finite() {
+        let x = Tensor::<3>::ones([2, 1, 3], &Device::flex());
+        for denominator in [Denominator::StdUnbiased, Denominator::SqrtVarEps] {
+            let config = SpatialConfig { denominator, ..Default::default() };
+            let y = config.normalize(x.clone(), PatchGrid::new(1, 1)).abs().max().into_scalar::<f32>();
+            assert!(y.is_finite(), "{y}");
         }
     }
 

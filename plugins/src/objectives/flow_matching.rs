@@ -123,6 +123,18 @@ impl ObjectiveConfig for FlowMatchingConfig {
         check.range("label_dropout", self.label_dropout, 0.0, 1.0);
         check.range("time_mean", self.time_mean, -20.0, 20.0);
         check.range("time_deviation", self.time_deviation, 0.0, 20.0);
+        let usual = Self::default();
+        for (key, value, usual) in [
+            ("time_mean", self.time_mean, usual.time_mean),
+            ("time_deviation", self.time_deviation, usual.time_deviation),
+        ] {
+            if self.time == TimeSampling::Uniform && value != usual {
+                check.bad(
+                    key,
+                    format!("`{value}` has no effect on `uniform` times; set `time: lognormal` or leave it out"),
+                );
+            }
+        }
     }
 }
 

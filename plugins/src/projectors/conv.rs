@@ -1,6 +1,6 @@
 //! iREPA's projector: one convolution over the token grid.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use realign::burn;
 use realign::burn::{module::Module, tensor::Tensor};
 use realign::nn::{GridConv2d, ParamBuilder};
@@ -26,6 +26,18 @@ impl Default for ConvConfig {
     }
 }
 
+impl ConvConfig {
+    fn problem(&self) -> Option<String> {
+        let size = self.kernel_size;
+        if !(1..=15).contains(&size) {
+            return Some(format!("`{size}` is out of range; allowed is 1 to 15"));
+        }
+        let (below, above) = (size - 1, size + 1);
+        let is_even = size.is_multiple_of(2);
+        is_even.then(|| format!("`{size}` is even; an odd size keeps the token grid: {below} or {above}"))
+    }
+}
+
 /// The projector.
 #[derive(Module, Debug)]
 pub struct ConvProjector {
@@ -41,6 +53,9 @@ impl Projector for ConvProjector {
 #[typetag::serde(name = "conv")]
 impl ProjectorConfig for ConvConfig {
     fn build(&self, ctx: &ProjectorContext, params: &ParamBuilder) -> Result<Box<dyn Projector>> {
+        if let Some(problem) = self.problem() {
+            bail!("projector `conv`: kernel_size: {problem}");
+        }
         let params = params.child("projection_layer");
         let projection_layer = GridConv2d::new(&params, ctx.hidden_size, ctx.target_channels, self.kernel_size);
         Ok(Box::new(ConvProjector { projection_layer }))
@@ -52,10 +67,8 @@ impl ProjectorConfig for ConvConfig {
     }
 
     fn validate(&self, check: &mut Check<'_>) {
-        check.range("kernel_size", self.kernel_size, 1, 15);
-        if self.kernel_size % 2 == 0 && self.kernel_size > 0 {
-            let (size, below, above) = (self.kernel_size, self.kernel_size - 1, self.kernel_size + 1);
-            check.bad("kernel_size", format!("`{size}` is even; an odd size keeps the token grid: {below} or {above}"));
+        if let Some(problem) = self.problem() {
+            check.bad("kernel_size", problem);
         }
     }
 }
@@ -76,5 +89,14 @@ mod tests {
             let tokens = Tensor::random([3, 35, 12], Distribution::Normal(0.0, 1.0), &device);
             assert_eq!(projector.forward(tokens, grid).dims(), [3, 35, 9]);
         }
+    }
+
+    #[test]
+    fn a_kernel_that_would_change_the_grid_is_refused() {
+        let ctx = ProjectorContext { hidden_size: 12, target_channels: 9, grid: PatchGrid::new(5, 7) };
+        let params = ParamBuilder::new(&Device::flex(), 0);
+        let message = |kernel_size| ConvConfig { kernel_size }.build(&ctx, &params).unwrap_err().to_string();
+        assert!(message(4).contains("`4` is even; an odd size keeps the token grid: 3 or 5"));
+        assert!(message(0).contains("allowed is 1 to 15") && message(16).contains("allowed is 1 to 15"));
     }
 }

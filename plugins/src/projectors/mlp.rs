@@ -42,9 +42,9 @@ struct Layers {
 
 impl Projector for MlpProjector {
     fn forward(&self, tokens: Tensor<3>, _grid: PatchGrid) -> Tensor<3> {
-        let Layers { _0, _2, _4 } = &self.projection_layer;
-        let h = ops::silu(_0.forward(tokens));
-        _4.forward(ops::silu(_2.forward(h)))
+        let layers = &self.projection_layer;
+        let h = ops::silu(layers._0.forward(tokens));
+        layers._4.forward(ops::silu(layers._2.forward(h)))
     }
 }
 
@@ -53,8 +53,11 @@ impl ProjectorConfig for MlpConfig {
     fn build(&self, ctx: &ProjectorContext, params: &ParamBuilder) -> Result<Box<dyn Projector>> {
         let (params, dim) = (params.child("projection_layer"), self.projector_dim);
         let layer = |name: usize, inputs, outputs| Linear::new(&params.child(name), inputs, outputs);
-        let _0 = layer(0, ctx.hidden_size, dim);
-        let layers = Layers { _0, _2: layer(2, dim, dim), _4: layer(4, dim, ctx.target_channels) };
+        let layers = Layers {
+            _0: layer(0, ctx.hidden_size, dim),
+            _2: layer(2, dim, dim),
+            _4: layer(4, dim, ctx.target_channels),
+        };
         Ok(Box::new(MlpProjector { projection_layer: layers }))
     }
 

@@ -71,7 +71,7 @@ pub struct Sizes {
 impl SiTConfig {
     fn published(&self) -> Option<(usize, usize, usize, usize)> {
         let (name, patch) = self.size.as_deref()?.split_once('/')?;
-        let patch = patch.parse().ok().filter(|patch| PUBLISHED_PATCHES.contains(patch))?;
+        let patch = PUBLISHED_PATCHES.into_iter().find(|known| known.to_string() == patch)?;
         let (_, depth, hidden, heads) = PUBLISHED_SIZES.into_iter().find(|size| size.0 == name)?;
         Some((depth, hidden, heads, patch))
     }
@@ -90,12 +90,12 @@ impl SiTConfig {
         let num_heads = pick(self.num_heads, base.map(|base| base.2), "num_heads")?;
         let patch_size = pick(self.patch_size, base.map(|base| base.3), "patch_size")?;
         ensure!(
-            (1..=65_536).contains(&hidden_size) && hidden_size % 4 == 0,
+            (1..=65_536).contains(&hidden_size) && hidden_size.is_multiple_of(4),
             "hidden_size: `{hidden_size}` is not allowed; it must be a multiple of 4 up to 65536"
         );
         ensure!((1..=1000).contains(&depth), "depth: `{depth}` is out of range; allowed is 1 to 1000");
         ensure!(
-            num_heads > 0 && hidden_size % num_heads == 0,
+            num_heads > 0 && hidden_size.is_multiple_of(num_heads),
             "num_heads: `{num_heads}` does not divide hidden_size `{hidden_size}`"
         );
         ensure!((1..=1024).contains(&patch_size), "patch_size: `{patch_size}` is out of range; allowed is 1 to 1024");
@@ -112,7 +112,7 @@ impl SiTConfig {
         let sizes = self.sizes()?;
         let ([_, height, width], patch) = (ctx.input, sizes.patch_size);
         ensure!(
-            height >= patch && width >= patch && height % patch == 0 && width % patch == 0,
+            height >= patch && width >= patch && height.is_multiple_of(patch) && width.is_multiple_of(patch),
             "patch_size `{patch}` does not divide the input of {height}x{width}"
         );
         let ConditionSpec::Labels { num_classes } = ctx.condition else {
@@ -134,10 +134,14 @@ impl BackboneConfig for SiTConfig {
         let [tokens, d, m] = [grid.tokens(), sizes.hidden_size, sizes.mlp_size].map(|size| size as f64);
         let (depth, patch) = (sizes.depth as f64, (ctx.input[0] * sizes.patch_size * sizes.patch_size) as f64);
         let per_token = 2.0 * (4.0 * d * d + 2.0 * d * m) + 4.0 * tokens * d;
-        let per_sample = 2.0 * (256.0 * d + d * d) + depth * 2.0 * 6.0 * d * d + 4.0 * d * d;
+        let num_times = if ctx.has_interval { 2.0 } else { 1.0 }; // t, and t - r where the objective passes r
+        let per_sample = num_times * 2.0 * (256.0 * d + d * d) + depth * 2.0 * 6.0 * d * d + 4.0 * d * d;
         // Kept per token and block: both residual inputs, both norm outputs, qkv (3), attention, projection, fc1
-        // before and after GELU, fc2.
-        let saved = tokens * (depth * (2.0 * d + 2.0 * d + 3.0 * d + 2.0 * d + 2.0 * m + d) + 3.0 * d + 2.0 * patch);
+        // before and after GELU, fc2. With qk_norm also q and k centered, normalized and scaled, and the attention's
+        // result in its unpacked layout.
+        let qk_norm = if self.qk_norm { 7.0 * d } else { 0.0 };
+        let per_block = 2.0 * d + 2.0 * d + 3.0 * d + 2.0 * d + 2.0 * m + d + qk_norm;
+        let saved = tokens * (depth * per_block + 3.0 * d + 2.0 * patch);
         Ok(BackboneSpec {
             grid,
             hidden_size: sizes.hidden_size,
@@ -156,11 +160,16 @@ impl BackboneConfig for SiTConfig {
         if let Some(size) = self.size.as_deref().filter(|_| self.published().is_none()) {
             check.one_of("size", size, &size_names());
         }
-        check.range("time_scale", self.time_scale, f64::MIN_POSITIVE, 1e6);
-        if self.size.is_none() || self.published().is_some() {
-            if let Err(problem) = self.sizes() {
-                check.bad("", format!("{problem:#}"));
-            }
+        if !(self.time_scale > 0.0 && self.time_scale <= 1e6) {
+            check.bad("time_scale", format!("`{}` is out of range; allowed is above 0 to 1000000", self.time_scale));
+        }
+        let is_known = self.size.is_none() || self.published().is_some();
+        if let (true, Err(problem)) = (is_known, self.sizes()) {
+            let message = format!("{problem:#}");
+            // Messages that begin with a key are shown at the line of that key.
+            let at_key = message.split_once(": ").filter(|(key, _)| !key.contains(' '));
+            let (key, message) = at_key.unwrap_or(("", &message));
+            check.bad(key, message);
         }
     }
 }
@@ -216,5 +225,16 @@ mod tests {
         assert!(message(config, LATENT).contains("`hidden_size` is missing"));
         let text = BackboneContext { condition: ConditionSpec::Text { tokens: 77, channels: 768 }, ..LATENT };
         assert!(message(SiTConfig::default(), text).contains("takes class labels"));
+        for size in ["B/+2", "B/02", "b/2", "B/3", "B"] {
+            let config = SiTConfig { size: Some(size.into()), ..Default::default() };
+            assert!(message(config, LATENT).contains("unknown size"), "{size}");
+        }
+    }
+
+    #[test]
+    fn an_interval_costs_one_more_time_embedding() {
+        let spec = |has_interval| SiTConfig::default().spec(&BackboneContext { has_interval, ..LATENT }).unwrap();
+        let more = spec(true).forward_flops - spec(false).forward_flops;
+        assert_eq!(more, 2.0 * (256.0 * 768.0 + 768.0 * 768.0));
     }
 }

@@ -100,8 +100,11 @@ impl SiT {
     /// Sum of the embeddings of time, interval and label, `[batch, hidden_size]`.
     fn embed_condition(&self, input: &BackboneInput<'_>) -> Tensor<2> {
         let mut c = self.t_embedder.forward(input.times.t.clone());
-        if let (Some(embedder), Some(r)) = (&self.r_embedder, &input.times.r) {
-            c = c + embedder.forward(input.times.t.clone() - r.clone());
+        if let Some(embedder) = &self.r_embedder {
+            let t = input.times.t.clone();
+            // An instant is the empty interval: its embedding is that of zero, not nothing.
+            let r = input.times.r.clone().unwrap_or_else(|| t.clone());
+            c = c + embedder.forward(t - r);
         }
         match &input.condition {
             Condition::Labels(labels) => c + self.y_embedder.embedding_table.forward(labels.clone()),
@@ -198,7 +201,9 @@ fn chunk<const N: usize>(x: Tensor<2>) -> [Tensor<2>; N] {
 mod tests {
     use super::*;
     use realign::burn::tensor::{Device, Distribution};
-    use realign::plugin::{BackboneConfig, ConditionSpec, Times};
+    use realign::erase::Slot;
+    use realign::plugin::{BackboneConfig, BackboneKind, ConditionSpec, Times};
+    use realign::weights::{HostTensor, StateDict, load_state_dict, parameters, state_dict};
 
     fn tiny() -> SiTConfig {
         let sizes = |hidden, depth, heads, patch| (Some(hidden), Some(depth), Some(heads), Some(patch));
@@ -206,14 +211,20 @@ mod tests {
         SiTConfig { size: None, hidden_size, depth, num_heads, patch_size, ..Default::default() }
     }
 
+    const CTX: BackboneContext = BackboneContext {
+        input: [3, 10, 14],
+        condition: ConditionSpec::Labels { num_classes: 7 },
+        has_interval: false,
+    };
+
+    fn slot(config: &SiTConfig, has_interval: bool) -> Slot<BackboneKind> {
+        let ctx = BackboneContext { has_interval, ..CTX };
+        Slot::new(config.build(&ctx, &ParamBuilder::new(&Device::flex(), 1)).unwrap())
+    }
+
     fn forward(taps: &[usize]) -> BackboneOutput {
         let device = Device::flex();
-        let ctx = BackboneContext {
-            input: [3, 10, 14],
-            condition: ConditionSpec::Labels { num_classes: 7 },
-            has_interval: false,
-        };
-        let network = tiny().build(&ctx, &ParamBuilder::new(&device, 1)).unwrap();
+        let network = slot(&tiny(), false);
         let x = Tensor::random([2, 3, 10, 14], Distribution::Normal(0.0, 1.0), &device);
         let times = Times::at(Tensor::from_floats([0.3, 0.9], &device));
         network.forward(BackboneInput { x, times, condition: Condition::labels(&[0, 7], &device), taps })
@@ -233,5 +244,50 @@ mod tests {
         assert_eq!(output.taps[0].dims(), [2, 35, 24]);
         let moved = (output.taps[0].clone() - output.taps[1].clone()).abs().max();
         assert_eq!(moved.into_scalar::<f32>(), 0.0);
+    }
+
+    #[test]
+    fn optional_parts_add_their_names_and_leave_the_other_values_alone() {
+        let plain = state_dict(&slot(&tiny(), false));
+        let all = state_dict(&slot(&SiTConfig { qk_norm: true, ..tiny() }, true));
+        let added: Vec<&String> = all.keys().filter(|name| !plain.contains_key(*name)).collect();
+        assert_eq!(added.len(), 3 * 4 + 4, "{added:?}");
+        assert!(all.contains_key("blocks.2.attn.k_norm.bias") && all.contains_key("r_embedder.mlp.2.weight"));
+        for (name, tensor) in &plain {
+            assert_eq!(tensor.values, all[name].values, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_position_table_alone_is_frozen() {
+        let params = ParamBuilder::new(&Device::flex().autodiff(), 1);
+        let network = Slot::<BackboneKind>::new(tiny().build(&CTX, &params).unwrap());
+        let frozen = parameters(&network).into_iter().filter(|param| !param.is_trainable);
+        assert_eq!(
+            frozen.map(|param| (param.name, param.shape)).collect::<Vec<_>>(),
+            [("pos_embed".to_string(), vec![1, 35, 24])]
+        );
+    }
+
+    #[test]
+    fn an_instant_is_the_empty_interval_and_an_interval_is_seen() {
+        let device = Device::flex();
+        // Gates and the last layer start at zero and would hide the condition.
+        let shake = |tensor: HostTensor| HostTensor {
+            values: (0..tensor.values.len()).map(|i| (i as f32 * 0.7).sin() * 0.2).collect(),
+            ..tensor
+        };
+        let dict: StateDict = state_dict(&slot(&tiny(), true)).into_iter().map(|(n, v)| (n, shake(v))).collect();
+        let network = load_state_dict(slot(&tiny(), true), dict).unwrap();
+        let predict = |r: Option<[f32; 2]>| {
+            let x = Tensor::<4>::ones([2, 3, 10, 14], &device);
+            let times =
+                Times { t: Tensor::from_floats([0.3, 0.9], &device), r: r.map(|r| Tensor::from_floats(r, &device)) };
+            let condition = Condition::labels(&[0, 7], &device);
+            network.forward(BackboneInput { x, times, condition, taps: &[] }).prediction
+        };
+        let gap = |a: Tensor<4>, b: Tensor<4>| (a - b).abs().max().into_scalar::<f32>();
+        assert_eq!(gap(predict(None), predict(Some([0.3, 0.9]))), 0.0);
+        assert!(gap(predict(None), predict(Some([0.1, 0.2]))) > 1e-4);
     }
 }

@@ -1,0 +1,92 @@
+//! The network that is compared: SiT with one convolution projector, built from the registered plugins.
+
+use anyhow::{Context, Result};
+use realign::burn::tensor::Device;
+use realign::erase::Slot;
+use realign::nn::ParamBuilder;
+use realign::plugin::{
+    AlignmentLossConfig, BackboneConfig, BackboneContext, ConditionSpec, NormalizerConfig, Objective, ObjectiveConfig,
+    ProjectorConfig, ProjectorContext,
+};
+use realign::train::{Alignment, Optimizer, OptimizerSettings, Term, TrainModel};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// Sizes that both programs use.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Sizes {
+    /// Channels of the tokens.
+    pub hidden_size: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Tokens along a side; patches have 2 samples.
+    pub side: usize,
+    /// Samples per step.
+    pub batch: usize,
+    /// Channels of the alignment target.
+    pub target: usize,
+    /// The aligned block, counted from 1.
+    pub tap: usize,
+    /// Threads of both programs.
+    pub threads: usize,
+}
+
+/// The trained parts and what trains them.
+pub struct Network {
+    /// SiT and its projector.
+    pub model: TrainModel,
+    /// Flow matching.
+    pub objective: Box<dyn Objective>,
+    /// One cosine term.
+    pub alignment: Alignment,
+    /// AdamW with clipping at 1.
+    pub optimizer: Optimizer,
+}
+
+pub fn plugin<T: ?Sized>(value: Value) -> Result<Box<T>>
+where
+    Box<T>: DeserializeOwned,
+{
+    serde_json::from_value(value).context("the bench's own settings")
+}
+
+impl Network {
+    /// Builds it on a device with autodiff.
+    ///
+    /// # Errors
+    /// A plugin refuses the sizes.
+    pub fn new(sizes: &Sizes, device: &Device) -> Result<Self> {
+        let backbone: Box<dyn BackboneConfig> = plugin(json!({
+            "type": "sit", "size": null, "patch_size": 2,
+            "hidden_size": sizes.hidden_size, "depth": sizes.depth, "num_heads": sizes.num_heads,
+        }))?;
+        let condition = ConditionSpec::Labels { num_classes: 1000 };
+        let context = BackboneContext { input: [4, 2 * sizes.side, 2 * sizes.side], condition, has_interval: false };
+        let (spec, params) = (backbone.spec(&context)?, ParamBuilder::new(device, 0));
+        let projector: Box<dyn ProjectorConfig> = plugin(json!({"type": "conv"}))?;
+        let joins = ProjectorContext { hidden_size: spec.hidden_size, target_channels: sizes.target, grid: spec.grid };
+        let projectors = vec![Slot::new(projector.build(&joins, &params.child("projectors.0"))?)];
+        let model = TrainModel { backbone: Slot::new(backbone.build(&context, &params)?), projectors };
+        let objective: Box<dyn ObjectiveConfig> = plugin(json!({"type": "flow_matching"}))?;
+        let normalizer: Box<dyn NormalizerConfig> = plugin(json!({"type": "none"}))?;
+        let loss: Box<dyn AlignmentLossConfig> = plugin(json!({"type": "cosine"}))?;
+        let term = Term {
+            encoders: vec![],
+            normalizer: normalizer.build(),
+            loss: loss.build(),
+            proj_coeff: 0.5,
+            encoder_depth: sizes.tap,
+            until_step: None,
+        };
+        let settings =
+            OptimizerSettings { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, max_grad_norm: Some(1.0) };
+        Ok(Self {
+            optimizer: Optimizer::new(&model, settings),
+            alignment: Alignment { terms: vec![term], grid: Some(spec.grid) },
+            objective: objective.build(),
+            model,
+        })
+    }
+}

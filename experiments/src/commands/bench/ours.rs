@@ -1,0 +1,120 @@
+//! Our step, on the trainer's own parts.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use realign::burn::tensor::{Device, Tensor, TensorData};
+use realign::ops::{self, DeviceChoice};
+use realign::plugin::{Condition, Draws, ObjectiveInput};
+use realign::recipe::{EmaSection, EmaWarmup};
+use realign::streams::Streams;
+use realign::train::{Ema, Gradients};
+use realign::weights::to_host;
+
+use super::Timing;
+use super::network::{Network, Sizes};
+
+/// A network and one batch.
+pub struct OurStep {
+    device: Device,
+    network: Option<Network>,
+    average: Ema,
+    batch: OurBatch,
+    step: u64,
+}
+
+/// Clean samples, features to align with, and labels.
+pub struct OurBatch {
+    /// `[batch, 4, height, width]`.
+    pub x0: Tensor<4>,
+    /// `[batch, tokens, channels]`.
+    pub target: Tensor<3>,
+    /// One per sample.
+    pub labels: Vec<i64>,
+}
+
+impl OurBatch {
+    /// Normal samples and features, and uniform labels, of the stream position `step`.
+    pub fn draw(sizes: &Sizes, step: u64, device: &Device) -> Self {
+        let streams = Streams::new(1).at(step, 0);
+        let latent = [sizes.batch, 4, 2 * sizes.side, 2 * sizes.side];
+        let features = [sizes.batch, sizes.side * sizes.side, sizes.target];
+        let x0 = TensorData::new(streams.normal("x0", latent.iter().product()), latent);
+        let target = TensorData::new(streams.normal("target", features.iter().product()), features);
+        let labels = streams.uniform("labels", sizes.batch).into_iter().map(|u| (u * 1000.0) as i64).collect();
+        Self { x0: Tensor::from_data(x0, device), target: Tensor::from_data(target, device), labels }
+    }
+}
+
+/// One optimizer step; returns the network and its loss.
+///
+/// # Errors
+/// A part refuses the batch.
+pub fn train(
+    mut network: Network,
+    batch: &OurBatch,
+    draws: Draws,
+    lr: f64,
+    device: &Device,
+) -> Result<(Network, Tensor<1>)> {
+    let taps = network.alignment.taps(0);
+    let condition = Condition::labels(&batch.labels, device);
+    let null = Condition::labels(&vec![1000; batch.labels.len()], device);
+    let input = ObjectiveInput { x0: batch.x0.clone(), condition, null, draws, taps: &taps };
+    let output = network.objective.loss(&*network.model.backbone, input)?;
+    let aligned = network.alignment.loss(&network.model, &output.taps, vec![vec![batch.target.clone()]], 0)?;
+    let total = match aligned.total {
+        Some(aligned) => output.loss + aligned,
+        None => output.loss,
+    };
+    let loss = total.clone().detach();
+    let mut gradients = Gradients::default();
+    gradients.add(&network.model, total.backward());
+    (network.model, _) = network.optimizer.step(network.model, gradients, lr);
+    Ok((network, loss))
+}
+
+impl OurStep {
+    /// The network of these sizes, with the same parts as PyTorch's.
+    ///
+    /// # Errors
+    /// The device does not open.
+    pub fn new(sizes: &Sizes) -> Result<Self> {
+        let device = ops::open(DeviceChoice::Cpu)?.autodiff();
+        let network = Network::new(sizes, &device)?;
+        let settings = EmaSection { name: "ema".into(), decay: 0.9999, warmup: EmaWarmup::None };
+        let average = Ema::new(&network.model, settings)?;
+        let batch = OurBatch::draw(sizes, 0, &device);
+        Ok(Self { network: Some(network), average, batch, device, step: 0 })
+    }
+
+    /// Runs steps and returns their times, and the peak memory so far.
+    ///
+    /// # Errors
+    /// A part refuses the batch.
+    pub fn steps(&mut self, count: usize) -> Result<Timing> {
+        let mut timing = Timing::default();
+        for _ in 0..count {
+            let begin = Instant::now();
+            let network = self.network.take().context("a step failed before")?;
+            let streams = Streams::new(0).at(self.step, 0);
+            let draws = network.objective.draw(self.batch.x0.dims(), &streams, &self.device);
+            let (network, loss) = train(network, &self.batch, draws, 1e-4, &self.device)?;
+            self.average.update(&network.model, self.step);
+            to_host(loss); // waits for the device
+            self.network = Some(network);
+            self.step += 1;
+            timing.ms.push(begin.elapsed().as_secs_f64() * 1e3);
+        }
+        timing.peak_bytes = peak_bytes();
+        Ok(timing)
+    }
+}
+
+/// Peak resident memory of this process, where the system tells.
+fn peak_bytes() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    kib.map_or(f64::NAN, |kib| kib * 1024.0)
+}

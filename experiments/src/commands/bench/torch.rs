@@ -1,0 +1,80 @@
+//! PyTorch's step in a process of its own.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tempfile::TempPath;
+
+use super::Timing;
+use super::network::Sizes;
+
+const SCRIPT: &str = include_str!("torch_step.py");
+
+/// A running PyTorch that steps when asked.
+pub struct TorchStep {
+    /// PyTorch's version.
+    pub version: String,
+    child: Child,
+    ask: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    _script: TempPath,
+}
+
+impl TorchStep {
+    /// Starts `python` with a network of these sizes.
+    ///
+    /// # Errors
+    /// There is no such Python, or it has no PyTorch.
+    pub fn start(python: &str, sizes: &Sizes, is_compiled: bool) -> Result<Self> {
+        let mut sizes = serde_json::to_value(sizes).context("sizes")?;
+        sizes["compile"] = is_compiled.into();
+        let mut script = tempfile::Builder::new().suffix(".py").tempfile().context("cannot write the script")?;
+        script.write_all(SCRIPT.as_bytes()).context("cannot write the script")?;
+        let script = script.into_temp_path();
+        let mut child = Command::new(python)
+            .arg(&script)
+            .arg(sizes.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start `{python}`; name another with --python"))?;
+        let (Some(ask), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            bail!("`{python}` was started without pipes")
+        };
+        let mut step = Self { version: String::new(), child, ask, answers: BufReader::new(answers), _script: script };
+        let hello = step.answer().with_context(|| {
+            format!("`{python}` cannot run PyTorch; install it with `{python} -m pip install torch`, or name another with --python")
+        })?;
+        step.version = hello["version"].as_str().unwrap_or("?").to_string();
+        Ok(step)
+    }
+
+    /// Runs steps and returns their times.
+    ///
+    /// # Errors
+    /// The process ended.
+    pub fn steps(&mut self, count: usize) -> Result<Timing> {
+        writeln!(self.ask, "{count}").context("PyTorch ended")?;
+        let answer = self.answer()?;
+        let ms = answer["ms"].as_array().map(|list| list.iter().filter_map(Value::as_f64).collect());
+        Ok(Timing { ms: ms.unwrap_or_default(), peak_bytes: answer["peak_bytes"].as_f64().unwrap_or(f64::NAN) })
+    }
+
+    fn answer(&mut self) -> Result<Value> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line).context("PyTorch does not answer")?;
+        serde_json::from_str(&line).with_context(|| format!("PyTorch ended; it said `{}`", line.trim()))
+    }
+}
+
+impl Drop for TorchStep {
+    fn drop(&mut self) {
+        // It ends at the empty line; killing it covers a process that hangs.
+        let _ = writeln!(self.ask);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

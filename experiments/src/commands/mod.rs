@@ -1,0 +1,56 @@
+//! The commands, one file each.
+//!
+//! A command is a clap struct with `run(out) -> Result<ExitCode>`. It writes its answer to `out`, never with
+//! `println!`, so that a closed pipe is an error it can return. A new one is a `mod` line, a variant and an arm here.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+pub mod bench;
+pub mod check;
+pub mod explain;
+pub mod new;
+pub mod plugins;
+pub mod recipe_args;
+pub mod run;
+pub mod sample;
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train as the recipe says; the same command again continues the run
+    Run(run::Run),
+    /// Draw pictures from a trained run
+    Sample(sample::Sample),
+    /// The resolved recipe, where each value came from, sizes and costs
+    Explain(explain::Explain),
+    /// Time our training step beside PyTorch's
+    Bench(bench::Bench),
+    /// Load, build and step one recipe, without writing anything
+    Check(check::Check),
+    /// Every plugin by kind, with its settings
+    Plugins(plugins::Plugins),
+    /// Write a plugin file, or a plugin crate, with a passing test
+    New(new::New),
+}
+
+impl Command {
+    /// Runs the command; its answer goes to `out`.
+    ///
+    /// # Errors
+    /// Whatever stopped it, in words that say how to go on.
+    pub fn run(self, out: &mut dyn Write) -> Result<ExitCode> {
+        match self {
+            Self::Run(command) => command.run(out),
+            Self::Sample(command) => command.run(out),
+            Self::Explain(command) => command.run(out),
+            Self::Bench(command) => command.run(out),
+            Self::Check(command) => command.run(out),
+            Self::Plugins(command) => command.run(out),
+            Self::New(command) => command.run(out),
+        }
+    }
+}

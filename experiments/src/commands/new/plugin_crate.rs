@@ -1,0 +1,112 @@
+//! A plugin crate outside of `plugins/`: linked into the program by one dependency line.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::module_list::write_new;
+use super::workspace::{Workspace, relative};
+use super::{filled, kinds::KINDS};
+
+const MANIFEST: &str = include_str!("../../../templates/crate/Cargo.toml.in");
+const BUILD: &str = include_str!("../../../templates/crate/build.rs.in");
+const CONFIG: &str = include_str!("../../../templates/crate/config.toml.in");
+const PROJECTOR: &str = "projector"; // what the new crate holds
+
+/// Writes the crate and prints the line that links it.
+///
+/// # Errors
+/// The folder exists and is not empty, or cannot be written.
+pub(super) fn write(workspace: &Workspace, name: &str, folder: &Path, out: &mut dyn Write) -> Result<()> {
+    let is_free = fs::read_dir(folder).map_or(!folder.exists(), |mut entries| entries.next().is_none());
+    if !is_free {
+        bail!("new: `{}` exists already and is not an empty folder; choose another with --path", folder.display());
+    }
+    fs::create_dir_all(folder).with_context(|| format!("new: {}: cannot be made", folder.display()))?;
+    let absolute = folder.canonicalize().with_context(|| format!("new: {}: cannot be found", folder.display()))?;
+    let to_root = portable(&relative(&absolute, &workspace.root))?;
+    let template = KINDS.iter().find(|kind| kind.name == PROJECTOR).map(|kind| kind.template).unwrap_or_default();
+    for (path, text) in [
+        ("Cargo.toml", MANIFEST),
+        ("build.rs", BUILD),
+        (".cargo/config.toml", CONFIG),
+        ("src/lib.rs", &format!("//! Plugins of my own.\n\npub mod {name};\n")),
+        (&format!("src/{name}.rs"), template),
+    ] {
+        let file = absolute.join(path);
+        let parent = file.parent().unwrap_or(&absolute);
+        fs::create_dir_all(parent).with_context(|| format!("new: {}: cannot be made", parent.display()))?;
+        let text = filled(text, name).replace("PATH_TO_REALIGN", &to_root);
+        write_new(&file, &text).with_context(|| format!("new: {}", file.display()))?;
+    }
+    let from_experiments = portable(&relative(&workspace.root.join("experiments"), &absolute))?;
+    writeln!(out, "wrote {}", folder.display())?;
+    writeln!(out, "next: add this line to experiments/Cargo.toml, below the line `realign-plugins.workspace = true`:")?;
+    writeln!(out, "  {name} = {{ path = \"{from_experiments}\", default-features = false }}")?;
+    writeln!(out, "then:\n  cargo xtask plugins show {name}")?;
+    writeln!(out, "  cargo xtask run recipes/sit-irepa.yaml --set alignment.0.projector.type={name}")?;
+    Ok(())
+}
+
+/// A path that a TOML string can hold.
+fn portable(path: &Path) -> Result<String> {
+    let text = PathBuf::from(path).into_os_string().into_string().ok();
+    let text = text.filter(|text| !text.contains(['"', '\\', '\n']));
+    text.with_context(|| {
+        format!("new: `{}` has letters that Cargo.toml cannot hold; choose another folder", path.display())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for path in ["w/experiments/Cargo.toml", "w/plugins/src/lib.rs"] {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn the_crate_points_at_the_workspace_and_prints_its_line() {
+        let folder = tree();
+        let workspace = Workspace::around(&folder.path().join("w")).unwrap();
+        let mut out = vec![];
+        write(&workspace, "low_rank", &folder.path().join("low_rank"), &mut out).unwrap();
+        let said = String::from_utf8(out).unwrap();
+        assert!(said.contains("  low_rank = { path = \"../../low_rank\", default-features = false }"), "{said}");
+        let read = |path: &str| fs::read_to_string(folder.path().join("low_rank").join(path)).unwrap();
+        assert!(read("Cargo.toml").contains("realign = { path = \"../w/framework\""));
+        assert!(read("build.rs").contains("\"../w/framework/rpath.rs\""));
+        assert!(read("src/low_rank.rs").contains("LowRankConfig"));
+        assert_eq!(read("src/lib.rs"), "//! Plugins of my own.\n\npub mod low_rank;\n");
+    }
+
+    #[test]
+    fn a_folder_in_use_is_left_alone() {
+        let folder = tree();
+        let workspace = Workspace::around(&folder.path().join("w")).unwrap();
+        let error = write(&workspace, "a", &folder.path().join("w"), &mut vec![]).unwrap_err().to_string();
+        assert!(error.contains("not an empty folder"), "{error}");
+    }
+
+    #[test]
+    fn versions_are_those_of_the_workspace() {
+        let workspace = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml")).unwrap();
+        for line in MANIFEST.lines().filter(|line| !line.contains("PATH_TO_REALIGN")) {
+            let Some((name, spec)) = line
+                .split_once(" = ")
+                .filter(|(name, _)| ["anyhow", "burn", "schemars", "serde", "typetag"].contains(name))
+            else {
+                continue;
+            };
+            assert!(workspace.contains(&format!("{name} = {spec}")), "{line}");
+        }
+    }
+}

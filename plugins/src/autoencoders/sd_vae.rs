@@ -1,0 +1,73 @@
+//! The Stable Diffusion autoencoder, as far as shapes go.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use realign::burn::tensor::Device;
+use realign::plugin::encoder::WeightFile;
+use realign::plugin::{Autoencoder, AutoencoderConfig, LatentShape};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+const FACTOR: usize = 8; // pixels per latent, along each side
+const CHANNELS: usize = 4;
+
+/// `sd_vae`: latents of `sd-vae-ft-mse`, an eighth of the side, 4 channels. This version checks its shapes and cannot
+/// run it yet.
+///
+/// Source: Rombach et al., 2022; training spec of iREPA, `ldm/models/autoencoder.py`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SdVaeConfig {
+    /// The published weights.
+    pub weights: PathBuf,
+    /// Per-channel scale and bias of the latents.
+    pub latents_stats: PathBuf,
+}
+
+impl Default for SdVaeConfig {
+    fn default() -> Self {
+        let folder = PathBuf::from("pretrained_models");
+        Self {
+            weights: folder.join("sdvae-ft-mse-f8d4.pt"),
+            latents_stats: folder.join("sdvae-ft-mse-f8d4-latents-stats.pt"),
+        }
+    }
+}
+
+#[typetag::serde(name = "sd_vae")]
+impl AutoencoderConfig for SdVaeConfig {
+    fn latent_shape(&self, image_size: usize) -> Result<LatentShape> {
+        ensure!(
+            image_size > 0 && image_size.is_multiple_of(FACTOR),
+            "pictures of {image_size} pixels do not fit `sd_vae`; the side must be a multiple of {FACTOR}"
+        );
+        Ok([CHANNELS, image_size / FACTOR, image_size / FACTOR])
+    }
+
+    fn weights(&self) -> Vec<WeightFile> {
+        let file = |path: &PathBuf| WeightFile {
+            path: path.clone(),
+            command: "huggingface-cli download REPA-E/iREPA-collections --local-dir .".into(),
+        };
+        vec![file(&self.weights), file(&self.latents_stats)]
+    }
+
+    fn build(&self, _device: &Device) -> Result<Box<dyn Autoencoder>> {
+        bail!("this version checks the shapes of `sd_vae` and cannot run it yet; choose `identity`")
+    }
+}
+
+realign::register!(AutoencoderConfig as "autoencoder": SdVaeConfig);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latents_are_an_eighth_of_the_picture() {
+        let config = SdVaeConfig::default();
+        assert_eq!(config.latent_shape(256).unwrap(), [4, 32, 32]);
+        assert!(config.latent_shape(100).unwrap_err().to_string().contains("multiple of 8"));
+    }
+}

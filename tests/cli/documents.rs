@@ -1,0 +1,68 @@
+//! Every command in the documents is one the program takes; training commands are checked with one step.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::generate::tree;
+use crate::pictures::picture_zip;
+use crate::program::project;
+
+/// Commands in code blocks, and those between backticks that name no placeholder in capitals.
+fn commands(text: &str) -> Vec<Vec<String>> {
+    let mut lines = vec![];
+    let mut is_code = false;
+    for line in text.lines() {
+        if line.starts_with("```") {
+            is_code = !is_code;
+        } else if is_code {
+            lines.push(line);
+        } else {
+            lines.extend(line.split('`').skip(1).step_by(2));
+        }
+    }
+    let is_placeholder = |word: &str| !word.is_empty() && word.chars().all(|letter| letter.is_ascii_uppercase());
+    let words = lines.into_iter().filter_map(|line| line.strip_prefix("cargo xtask "));
+    let words = words.map(|line| line.split_whitespace().map(str::to_string).collect::<Vec<_>>());
+    words.filter(|words| !words.iter().any(|word| is_placeholder(word.trim_matches(['[', ']'])))).collect()
+}
+
+/// What stands in for a documented command, and nothing for those of the launcher or of a plugin yet to be written.
+fn stand_in(command: &[String]) -> Option<Vec<&str>> {
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    if words[0] != "new" && words.iter().any(|word| word.contains("my_")) {
+        return None;
+    }
+    match words[0] {
+        "test" | "doctor" | "libtorch" => None,
+        "run" => {
+            let rest = words[1..].iter().copied().filter(|word| !["--backend", "flex", "--cuda"].contains(word));
+            Some(["check"].into_iter().chain(rest).chain(["--set", "sample.sampler.num_steps=1"]).collect())
+        }
+        word if words.len() == 1 => Some(vec![word, "--help"]),
+        _ => Some(words),
+    }
+}
+
+fn documents() -> Vec<PathBuf> {
+    let folders = [project(), project().join("docs")];
+    let files = folders.iter().flat_map(|folder| fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|ending| ending == "md")).collect()
+}
+
+#[test]
+fn every_command_in_the_documents_works() {
+    let mut num_run = 0;
+    for path in documents() {
+        let desk = tree();
+        desk.write("my-pictures.zip", picture_zip());
+        for command in commands(&fs::read_to_string(&path).unwrap()) {
+            // Nothing may be written outside of the temporary folder.
+            let command: Vec<String> = command.iter().map(|word| word.replace("../", "outside/")).collect();
+            let Some(args) = stand_in(&command) else { continue };
+            let answer = desk.run(&args);
+            assert_eq!(answer.code, 0, "{}: {}: {}{}", path.display(), command.join(" "), answer.out, answer.err);
+            num_run += 1;
+        }
+    }
+    assert!(num_run > 8, "only {num_run} commands were found");
+}

@@ -1,0 +1,8 @@
+//! The program as its user meets it: what it writes, what it refuses and in which words.
+
+mod documents;
+mod generate;
+mod mistakes;
+mod pictures;
+mod program;
+mod run_folders;

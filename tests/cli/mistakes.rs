@@ -1,0 +1,117 @@
+//! Seeded mistakes in recipes and on the command line: place, found, allowed, nearest.
+
+use crate::program::Desk;
+
+const RECIPE: &str = "recipes/sit-irepa.yaml";
+
+/// A value given with `--set`, and what the answer must say: the place, what was found, what is allowed.
+const VALUES: [(&str, &[&str]); 25] = [
+    ("train.stepz=3", &["--set train.stepz=3", "unknown key `stepz`", "did you mean `steps`?"]),
+    ("optimiser.eps=1", &["unknown key `optimiser`", "known: seed"]),
+    ("alignment.0.projector.type=cnov", &["0.projector.type", "unknown projector `cnov`", "did you mean `conv`?"]),
+    ("objective.type=flow_macthing", &["unknown objective", "did you mean `flow_matching`?"]),
+    ("alignment.0.encoders.0.type=hgo", &["encoders.0.type", "unknown encoder `hgo`", "did you mean `hog`?"]),
+    ("train.steps=many", &["train.steps", "expected a whole number", "the text `many`"]),
+    ("train.steps=-5", &["train.steps", "`-5`", "a whole number of 0 or more"]),
+    ("train.steps=0", &["train.steps", "`0` is out of range", "allowed is 1"]),
+    ("train.steps=18446744073709551616", &["train.steps"]),
+    ("train.learning_rate=.nan", &["train.learning_rate", "not a finite number"]),
+    ("train.betas=[0.9]", &["train.betas", "1 items"]),
+    ("train.betas=[0.9, 1.0]", &["train.betas.1", "`1` is out of range"]),
+    ("train.micro_batch_size=48", &["train.micro_batch_size", "`48` does not divide global_batch_size `64`"]),
+    ("train.schedule.shape=linaer", &["train.schedule.shape", "`linaer`", "did you mean `linear`?"]),
+    ("alignment.0.projector.kernel_size=4", &["alignment.0.projector.kernel_size", "`4`", "odd"]),
+    ("alignment.0.encoders.0.grid=7", &["alignment.0.encoders.0", "7x7", "8x8", "must be equal"]),
+    ("alignment.0.encoder_depth=9", &["alignment.0.encoder_depth", "`9` is out of range", "1 to 6"]),
+    ("alignment.0.encoders=[]", &["alignment.0.encoders", "the list is empty"]),
+    ("alignment.3.proj_coeff=1", &["alignment", "3"]),
+    ("backbone.num_heads=3", &["backbone", "`3` does not divide hidden_size `128`"]),
+    ("backbone.patch_size=5", &["backbone", "patch_size", "`5`"]),
+    ("backbone.size=M/2", &["backbone", "`M/2`", "known: S/2"]),
+    ("objective.label_dropout=2", &["objective.label_dropout", "`2` is out of range", "0 to 1"]),
+    ("sample.weights=emma", &["sample.weights", "`emma`", "did you mean `ema`?"]),
+    ("sample.guidance_low=1.5", &["sample.guidance_low", "`1.5`"]),
+];
+
+#[test]
+fn a_wrong_value_is_answered_with_place_found_and_allowed() {
+    let desk = Desk::new();
+    let answers = VALUES.map(|(set, words)| (set, words, desk.run(&["check", RECIPE, "--set", set])));
+    let report: Vec<String> = answers
+        .iter()
+        .filter(|(_, words, answer)| !answer.faults(words).is_empty())
+        .map(|(set, words, answer)| format!("{set}: {:?}\n{}{}", answer.faults(words), answer.out, answer.err))
+        .collect();
+    assert!(report.is_empty(), "{}", report.join("\n"));
+}
+
+#[test]
+fn a_device_that_is_not_there_or_not_known_is_an_error() {
+    let desk = Desk::new();
+    desk.run(&["check", RECIPE, "--set", "device=cuda:99"]).assert_refused(&["device"]);
+    desk.run(&["check", RECIPE, "--set", "device=gpu"]).assert_refused(&[
+        "device",
+        "`gpu`",
+        "allowed: auto, cpu, cuda",
+    ]);
+}
+
+#[test]
+fn an_unknown_profile_or_a_set_without_a_value_names_what_is_known() {
+    let desk = Desk::new();
+    let profile = desk.run(&["check", RECIPE, "--profile", "imagenet265"]);
+    profile.assert_refused(&["--profile imagenet265", "unknown profile", "did you mean `imagenet256`?"]);
+    desk.run(&["check", RECIPE, "--set", "train.steps"]).assert_refused(&["--set train.steps"]);
+}
+
+#[test]
+fn recipe_files_that_are_absent_or_no_recipes_are_named() {
+    let desk = Desk::new();
+    desk.write("recipes/bytes.yaml", b"seed: \xff\n");
+    desk.write("recipes/empty.yaml", "");
+    desk.write("recipes/huge.yaml", vec![b'#'; 2 << 20]);
+    for (recipe, words) in [
+        ("recipes/sit-irepo.yaml", &["recipes/sit-irepo.yaml", "does not exist", "did you mean `sit-irepa.yaml`?"][..]),
+        ("recipes", &["`recipes` is a folder"]),
+        ("recipes/bytes.yaml", &["recipes/bytes.yaml:1", "not UTF-8"]),
+        ("recipes/empty.yaml", &["recipes/empty.yaml", "the file is empty"]),
+        ("recipes/huge.yaml", &["larger than 1 MiB"]),
+    ] {
+        desk.run(&["check", recipe]).assert_refused(words);
+    }
+}
+
+#[test]
+fn mistakes_of_yaml_are_found_with_their_line() {
+    let desk = Desk::new();
+    for (text, words) in [
+        ("base: sit-irepa.yaml\nseed: 1\nseed: 2\n", &["recipes/a.yaml:3", "seed", "given twice"][..]),
+        ("base: sit-irepa.yaml\ntrain:\n\tsteps: 3\n", &["recipes/a.yaml:3", "has a tab"]),
+        ("base: sit-irepa.yaml\nsample: {cfg_scale: .inf}\n", &["recipes/a.yaml:2", "not a finite number"]),
+        ("base: sit-irepa.yaml\nloader: 3\n", &["recipes/a.yaml:2", "loader", "expected a section"]),
+        ("base: sit-irepa.yaml\nloader: [3]\n", &["recipes/a.yaml:2", "loader", "expected a section", "found a list"]),
+        ("base: a.yaml\n", &["recipes/a.yaml:1", "circle"]),
+        ("base: bsae/sit.yaml\n", &["recipes/a.yaml:1", "does not exist"]),
+        ("base: sit-irepa.yaml\nseed: !x 1\n", &["recipes/a.yaml:2", "YAML tag"]),
+        ("base: sit-irepa.yaml\nbackbone: {type: sti}\n", &["recipes/a.yaml:2", "unknown backbone `sti`"]),
+    ] {
+        desk.write("recipes/a.yaml", text);
+        desk.run(&["check", "recipes/a.yaml"]).assert_refused(words);
+    }
+}
+
+#[test]
+fn unknown_plugins_kinds_and_runs_are_named_with_the_nearest() {
+    let desk = Desk::new();
+    desk.run(&["plugins", "show", "spatail"]).assert_refused(&["`spatail`", "did you mean `spatial`?"]);
+    desk.run(&["plugins", "list", "--kind", "projektor"]).assert_refused(&["did you mean `projector`?"]);
+    desk.run(&["sample", "recipes"]).assert_refused(&["`recipes` is not a run folder"]);
+    desk.run(&["sample", "nowhere"]).assert_refused(&["`nowhere`"]);
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2_and_a_hint() {
+    let answer = Desk::new().run(&["chekc", RECIPE]);
+    assert_eq!(answer.code, 2);
+    assert!(answer.err.contains("chekc") && answer.err.contains("check"), "{}", answer.err);
+}

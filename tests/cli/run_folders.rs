@@ -1,0 +1,121 @@
+//! Run folders that cannot be used, and a run that loses nothing when its disk fails.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+
+use crate::program::{Answer, Desk};
+
+const TINY: [&str; 18] = [
+    "--set",
+    "train.steps=2",
+    "--set",
+    "train.global_batch_size=4",
+    "--set",
+    "train.micro_batch_size=4",
+    "--set",
+    "train.schedule.warmup_steps=0",
+    "--set",
+    "backbone.depth=2",
+    "--set",
+    "sample.num_preview=0",
+    "--set",
+    "log.every=1",
+    "--set",
+    "log.classifier=false",
+    "--set",
+    "log.checkpoint_every=1",
+];
+
+fn args<'a>(run_dir: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let start = ["run", "recipes/sit.yaml", "--run-dir", run_dir];
+    start.into_iter().chain(TINY).chain(more.iter().copied()).collect()
+}
+
+fn run(desk: &Desk, run_dir: &str, more: &[&str]) -> Answer {
+    desk.run(&args(run_dir, more))
+}
+
+fn num_checkpoints(desk: &Desk, run_dir: &str) -> usize {
+    let entries = fs::read_dir(desk.path(run_dir).join("checkpoints"));
+    entries.map_or(0, |entries| {
+        entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("step-")).count()
+    })
+}
+
+#[test]
+fn the_folder_of_another_recipe_is_refused_and_left_alone() {
+    let desk = Desk::new();
+    run(&desk, "a", &[]).assert_done();
+    let before = num_checkpoints(&desk, "a");
+    run(&desk, "a", &["--set", "train.learning_rate=0.5"]).assert_refused(&[
+        "a/checkpoints",
+        "another recipe",
+        "use another folder",
+    ]);
+    assert_eq!(num_checkpoints(&desk, "a"), before);
+    run(&desk, "a", &[]).assert_done();
+}
+
+#[test]
+fn a_run_folder_that_is_a_file_is_refused() {
+    let desk = Desk::new();
+    desk.write("file", "not a folder");
+    run(&desk, "file/run", &[]).assert_refused(&["file/run"]);
+}
+
+#[test]
+fn a_folder_without_permission_is_refused() {
+    let desk = Desk::new();
+    fs::create_dir(desk.path("locked")).unwrap();
+    fs::set_permissions(desk.path("locked"), fs::Permissions::from_mode(0o555)).unwrap();
+    if fs::write(desk.path("locked/probe"), "").is_ok() {
+        println!("skipped: this user may write into read-only folders");
+        return;
+    }
+    run(&desk, "locked/run", &[]).assert_refused(&["locked/run"]);
+}
+
+#[test]
+fn a_file_size_limit_stops_the_save_and_keeps_the_checkpoint_before_it() {
+    let desk = Desk::new();
+    run(&desk, "a", &[]).assert_done();
+    let before = num_checkpoints(&desk, "a");
+    assert!(before > 0);
+    let mut command = desk.command(&args("b", &[]));
+    let limit = libc::rlimit { rlim_cur: 200_000, rlim_max: 200_000 };
+    // SAFETY: between fork and exec only async-signal-safe calls are made.
+    unsafe {
+        command.pre_exec(move || {
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+            match libc::setrlimit(libc::RLIMIT_FSIZE, &limit) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    let answer = Answer::from(command.output().unwrap());
+    answer.assert_refused(&["checkpoint was not saved", "b/checkpoints"]);
+    assert_eq!(num_checkpoints(&desk, "b"), 0);
+    run(&desk, "b", &[]).assert_done();
+    assert_eq!(num_checkpoints(&desk, "b"), before);
+}
+
+#[test]
+fn a_full_disk_is_an_error_of_its_own_words() {
+    let desk = Desk::new();
+    fs::create_dir(desk.path("full")).unwrap();
+    // A file system of 256 KiB in a mount namespace of its own.
+    let program = desk.command(&[]);
+    let words = args("full/run", &[]).iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+    let script = format!("mount -t tmpfs -o size=256k none full && exec '{}' {words}", program.get_program().display());
+    let mut command = std::process::Command::new("unshare");
+    let output = command.args(["--mount", "--map-root-user", "sh", "-c", &script]).current_dir(desk.path("")).output();
+    let Some(answer) =
+        output.ok().map(Answer::from).filter(|answer| answer.err.starts_with("error:") || answer.code == 0)
+    else {
+        println!("skipped: this machine gives no mount namespace to fill");
+        return;
+    };
+    answer.assert_refused(&["full/run", "No space left"]);
+}

@@ -1,0 +1,87 @@
+//! Every file in `recipes/` says where it comes from, resolves in every profile and steps where nothing is missing.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use realign::recipe::{Layered, Plan};
+use realign_plugins as _;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn yaml_files(folder: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|ending| ending == "yaml")).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{folder} has no recipe");
+    files
+}
+
+fn profiles() -> Vec<String> {
+    yaml_files("recipes/profiles").iter().map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn every_recipe_begins_with_its_claim_source_cost_and_command() {
+    for path in yaml_files("recipes") {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let header: String = text.lines().take_while(|line| line.starts_with('#')).collect();
+        let name = path.file_name().unwrap().to_string_lossy();
+        for word in ["Claim: ", "paper", "Cost: ", &format!("Run: cargo xtask run recipes/{name}")] {
+            assert!(header.contains(word), "{name}: its header does not say `{word}`");
+        }
+    }
+}
+
+#[test]
+fn every_recipe_fits_together_in_every_profile_whose_data_is_here() {
+    for path in yaml_files("recipes") {
+        for profile in profiles() {
+            let sets = match profile.as_str() {
+                // Any data set with labels shows that the shapes fit.
+                "tiny-imagenet" => vec!["data.type=shapes".to_string()],
+                _ => vec![],
+            };
+            let plan = Layered::load(&path, Some(&profile), &sets).and_then(|layered| Plan::new(&layered));
+            let plan = plan.unwrap_or_else(|error| panic!("{} in {profile}: {error:#}", path.display()));
+            assert_eq!(plan.missing.is_empty(), profile != "imagenet256", "{} in {profile}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_two_arms_of_the_ablation_change_one_thing_each() {
+    let leaves = |name: &str| {
+        let layered = Layered::load(&root().join("recipes").join(name), Some("demo"), &[]).unwrap();
+        layered.leaves().into_iter().map(|(key, value, _)| (key, value)).collect::<Vec<_>>()
+    };
+    let full = leaves("sit-irepa.yaml");
+    for (arm, part) in [("sit-irepa-no-conv.yaml", "projector"), ("sit-irepa-no-spatial-norm.yaml", "normalizer")] {
+        let arm = leaves(arm);
+        let changed: Vec<_> = full
+            .iter()
+            .filter(|leaf| !arm.contains(leaf))
+            .chain(arm.iter().filter(|leaf| !full.contains(leaf)))
+            .collect();
+        assert!(!changed.is_empty());
+        assert!(changed.iter().all(|(key, _)| key.starts_with(&format!("alignment.0.{part}."))), "{changed:?}");
+    }
+}
+
+#[test]
+fn every_recipe_loads_builds_steps_and_samples_in_the_demo() {
+    for path in yaml_files("recipes") {
+        let output = Command::new(env!("CARGO_BIN_EXE_realign-under-test"))
+            .args(["check".as_ref(), path.as_os_str(), "--set".as_ref(), "sample.sampler.num_steps=2".as_ref()])
+            .current_dir(root())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && text.contains("loads, builds, steps and samples"),
+            "{}: {text}",
+            path.display()
+        );
+    }
+}
