@@ -149,7 +149,8 @@ fn a_folder_without_known_cases_is_an_error() {
 #[test]
 fn files_that_cannot_be_read_fail_their_case() {
     const NAME: &str = "sit_embeddings_and_interpolants";
-    let breakages: [(&str, fn(&Path)); 4] = [
+    type Breakage = (&'static str, fn(&Path));
+    let breakages: [Breakage; 4] = [
         ("no sidecar", |sidecar| std::fs::remove_file(sidecar).unwrap()),
         ("no JSON", |sidecar| std::fs::write(sidecar, "{").unwrap()),
         ("no tensors", |sidecar| std::fs::remove_file(sidecar.with_extension("safetensors")).unwrap()),
