@@ -1,142 +1,200 @@
-//! A recorded case: tensors and the sidecar that says what they are.
+//! One recorded case: a sidecar with settings, and the tensors beside it.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
-
-use anyhow::{Context, Result, bail};
-use burn::tensor::{Device, Tensor, TensorData};
+use anyhow::{Context, Result, bail, ensure};
+use realign::burn::tensor::{Device, Tensor, TensorData};
 use realign::weights::{HostTensor, StateDict};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::tensor::{Dtype, SafeTensors};
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-/// Names of all cases of a folder, sorted.
-pub fn sidecars(folder: &Path) -> Result<Vec<String>> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot list `{}`", folder.display()))?;
-    let mut names: Vec<String> = entries
-        .flatten()
-        .filter(|entry| entry.path().extension().is_some_and(|ending| ending == "json"))
-        .filter_map(|entry| Some(entry.path().file_stem()?.to_string_lossy().into_owned()))
-        .collect();
-    names.sort();
-    if names.is_empty() {
-        bail!("`{}` holds no case", folder.display());
-    }
-    Ok(names)
-}
-
-/// What a correct implementation must reach.
-#[derive(Debug, Clone, Copy)]
-pub struct Tolerance {
-    pub rtol: f64,
-    pub atol: f64,
-    /// Largest gradient error, in units of the tensor's largest value.
-    pub rel_to_max: f64,
-}
-
+/// What was recorded.
 pub struct Case {
-    pub config: Value,
+    pub config: Config,
     pub tolerance: Tolerance,
-    pub sidecar: Value,
     tensors: BTreeMap<String, Recorded>,
 }
 
-struct Recorded {
-    shape: Vec<usize>,
-    values: Vec<f64>,
+/// A recorded tensor; integers and bytes are held exactly.
+#[derive(Clone)]
+pub struct Recorded {
+    pub shape: Vec<usize>,
+    pub values: Vec<f64>,
 }
 
+/// What a correct implementation reaches; absent entries are those of the collection's description.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    /// Forward: `|a − b| <= atol + rtol · |b|`, element by element.
+    pub rtol: f64,
+    pub atol: f64,
+    /// Gradients: `max |a − b| <= rel_to_max · max |b| + 1e-6`, per tensor.
+    pub rel_to_max: f64,
+    /// Levels that a byte of a resampled picture may be off.
+    pub crop_atol: f64,
+}
+
+/// The sidecar's `config`.
+pub struct Config(pub Value);
+
 impl Case {
-    pub fn read(folder: &Path, name: &str) -> Result<Self> {
-        let path = |ending: &str| folder.join(format!("{name}.{ending}"));
-        let text = fs::read_to_string(path("json")).with_context(|| format!("{name}.json"))?;
-        let sidecar: Value = serde_json::from_str(&text).with_context(|| format!("{name}.json"))?;
-        let bytes = fs::read(path("safetensors")).with_context(|| format!("{name}.safetensors"))?;
-        let file = SafeTensors::deserialize(&bytes).with_context(|| format!("{name}.safetensors"))?;
-        let mut tensors = BTreeMap::new();
-        for (tensor, view) in file.iter() {
-            let data = view.data();
-            let values = match view.dtype() {
-                Dtype::F32 => {
-                    data.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
-                }
-                Dtype::F64 => {
-                    data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().expect("eight bytes"))).collect()
-                }
-                Dtype::I64 => data
-                    .chunks_exact(8)
-                    .map(|b| i64::from_le_bytes(b.try_into().expect("eight bytes")) as f64)
-                    .collect(),
-                Dtype::U8 => data.iter().map(|byte| f64::from(*byte)).collect(),
-                other => bail!("{name}: `{tensor}` has the element type {other:?}"),
-            };
-            tensors.insert(tensor.to_string(), Recorded { shape: view.shape().to_vec(), values });
-        }
-        let number = |path: &str, default: f64| sidecar.pointer(path).and_then(Value::as_f64).unwrap_or(default);
-        let tolerance = Tolerance {
-            rtol: number("/tolerance/forward/rtol", 1e-4),
-            atol: number("/tolerance/forward/atol", 1e-5),
-            rel_to_max: number("/tolerance/grad/rel_to_max", 1e-3),
-        };
-        Ok(Self { config: sidecar["config"].clone(), tolerance, sidecar, tensors })
+    /// Reads a sidecar and its tensors.
+    pub fn read(sidecar: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(sidecar).context("the sidecar cannot be read")?;
+        let mut json: Value = serde_json::from_str(&text).context("the sidecar is no JSON")?;
+        ensure!(json.is_object(), "the sidecar is no JSON object");
+        let path = sidecar.with_extension("safetensors");
+        let tensors = read_tensors(&path).with_context(|| format!("`{}`", file_name(&path)))?;
+        check_listed(&json["tensors"], &tensors)?;
+        Ok(Self { tolerance: Tolerance::read(&json["tolerance"]), config: Config(json["config"].take()), tensors })
+    }
+
+    /// Names that start with `prefix`, without it.
+    pub fn names<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a str> {
+        self.tensors.keys().filter_map(move |name| name.strip_prefix(prefix))
     }
 
     pub fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
-    pub fn names(&self, prefix: &str) -> Vec<&str> {
-        self.tensors.keys().filter_map(|name| name.strip_prefix(prefix)).collect()
+    pub fn recorded(&self, name: &str) -> Result<&Recorded> {
+        self.tensors.get(name).with_context(|| format!("tensor `{name}` is not in the file"))
     }
 
-    fn recorded(&self, name: &str) -> Result<&Recorded> {
-        self.tensors.get(name).with_context(|| format!("tensor `{name}` is missing"))
+    pub fn shape<const D: usize>(&self, name: &str) -> Result<[usize; D]> {
+        let shape = &self.recorded(name)?.shape;
+        let found = shape.as_slice().try_into().ok();
+        found.with_context(|| format!("tensor `{name}` of {shape:?} has not the rank {D}"))
     }
 
-    pub fn shape(&self, name: &str) -> Result<&[usize]> {
-        Ok(&self.recorded(name)?.shape)
-    }
-
-    pub fn values(&self, name: &str) -> Result<&[f64]> {
-        Ok(&self.recorded(name)?.values)
-    }
-
+    /// A recorded tensor on a device, in f32.
     pub fn tensor<const D: usize>(&self, name: &str, device: &Device) -> Result<Tensor<D>> {
-        let recorded = self.recorded(name)?;
-        if recorded.shape.len() != D {
-            bail!("tensor `{name}` has the shape {:?}, expected {D} axes", recorded.shape);
+        let shape = self.shape::<D>(name)?;
+        let values: Vec<f32> = self.recorded(name)?.values.iter().map(|value| *value as f32).collect();
+        Ok(Tensor::from_data(TensorData::new(values, shape), device))
+    }
+
+    pub fn integers(&self, name: &str) -> Result<Vec<i64>> {
+        Ok(self.recorded(name)?.values.iter().map(|value| *value as i64).collect())
+    }
+
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        Ok(self.recorded(name)?.values.iter().map(|value| *value as u8).collect())
+    }
+
+    /// Tensors whose names start with `prefix`, as parameters.
+    pub fn params(&self, prefix: &str) -> StateDict {
+        let host = |recorded: &Recorded| HostTensor {
+            shape: recorded.shape.clone(),
+            values: recorded.values.iter().map(|value| *value as f32).collect(),
+        };
+        let named =
+            |(name, recorded): (&String, &Recorded)| Some((name.strip_prefix(prefix)?.to_string(), host(recorded)));
+        self.tensors.iter().filter_map(named).collect()
+    }
+}
+
+impl Tolerance {
+    fn read(json: &Value) -> Self {
+        let number = |group: &str, key: &str, otherwise: f64| json[group][key].as_f64().unwrap_or(otherwise);
+        Self {
+            rtol: number("forward", "rtol", 1e-4),
+            atol: number("forward", "atol", 1e-5),
+            rel_to_max: number("grad", "rel_to_max", 1e-3),
+            crop_atol: number("forward", "crop_atol", 1.0),
         }
-        let values: Vec<f32> = recorded.values.iter().map(|value| *value as f32).collect();
-        Ok(Tensor::from_data(TensorData::new(values, recorded.shape.clone()), device))
+    }
+}
+
+impl Config {
+    pub fn number(&self, key: &str, otherwise: f64) -> f64 {
+        self.0[key].as_f64().unwrap_or(otherwise)
     }
 
-    pub fn labels(&self, name: &str) -> Result<Vec<i64>> {
-        Ok(self.values(name)?.iter().map(|value| *value as i64).collect())
+    pub fn flag(&self, key: &str) -> bool {
+        self.0[key].as_bool().unwrap_or(false)
     }
 
-    /// All `param.*` tensors under their own names.
-    pub fn params(&self) -> StateDict {
-        let named = self.tensors.iter().filter_map(|(name, recorded)| {
-            let values = recorded.values.iter().map(|value| *value as f32).collect();
-            Some((name.strip_prefix("param.")?.to_string(), HostTensor { shape: recorded.shape.clone(), values }))
-        });
-        named.collect()
-    }
-
-    pub fn number(&self, key: &str) -> Option<f64> {
-        self.config.get(key).and_then(Value::as_f64)
+    pub fn word<'a>(&'a self, key: &str, otherwise: &'a str) -> &'a str {
+        self.0[key].as_str().unwrap_or(otherwise)
     }
 
     pub fn size(&self, key: &str) -> Result<usize> {
-        let value = self.config.get(key).and_then(Value::as_u64).with_context(|| format!("config has no `{key}`"))?;
-        Ok(value as usize)
+        let number = self.0[key].as_u64().with_context(|| format!("config.{key} is missing or no count"))?;
+        Ok(usize::try_from(number)?)
     }
 
-    pub fn word(&self, key: &str, default: &str) -> String {
-        self.config.get(key).and_then(Value::as_str).unwrap_or(default).to_string()
+    pub fn size_or(&self, key: &str, otherwise: usize) -> Result<usize> {
+        if self.0[key].is_null() { Ok(otherwise) } else { self.size(key) }
     }
 
-    pub fn is(&self, key: &str) -> bool {
-        self.config.get(key).and_then(Value::as_bool).unwrap_or(false)
+    pub fn list(&self, key: &str) -> &[Value] {
+        self.0[key].as_array().map_or(&[], Vec::as_slice)
     }
+}
+
+/// A count inside a list of the config.
+pub fn count(value: &Value) -> Result<usize> {
+    let number = value.as_u64().with_context(|| format!("`{value}` in the config is no count"))?;
+    Ok(usize::try_from(number)?)
+}
+
+/// All files of a folder with this ending, sorted.
+pub fn files(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
+    let listing =
+        std::fs::read_dir(folder).with_context(|| format!("cannot read the folder `{}`", folder.display()))?;
+    let mut found = vec![];
+    for entry in listing {
+        let path = entry?.path();
+        if path.extension().is_some_and(|found| found == ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+pub fn stem(path: &Path) -> String {
+    path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn read_tensors(path: &Path) -> Result<BTreeMap<String, Recorded>> {
+    let bytes = std::fs::read(path).context("cannot be read")?;
+    let file = SafeTensors::deserialize(&bytes).context("is not a whole safetensors file")?;
+    let mut tensors = BTreeMap::new();
+    for (name, view) in file.iter() {
+        let data = view.data();
+        let values = match view.dtype() {
+            Dtype::F32 => chunks::<4>(data).map(|bytes| f64::from(f32::from_le_bytes(bytes))).collect(),
+            Dtype::F64 => chunks::<8>(data).map(f64::from_le_bytes).collect(),
+            Dtype::I64 => chunks::<8>(data).map(|bytes| i64::from_le_bytes(bytes) as f64).collect(),
+            Dtype::I32 => chunks::<4>(data).map(|bytes| f64::from(i32::from_le_bytes(bytes))).collect(),
+            Dtype::U8 | Dtype::BOOL => data.iter().map(|byte| f64::from(*byte)).collect(),
+            other => bail!("tensor `{name}` has the element type {other:?}; known: F32, F64, I64, I32, U8, BOOL"),
+        };
+        tensors.insert(name.to_string(), Recorded { shape: view.shape().to_vec(), values });
+    }
+    Ok(tensors)
+}
+
+fn chunks<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> {
+    data.chunks_exact(N).filter_map(|chunk| chunk.try_into().ok())
+}
+
+/// The sidecar lists the tensors; the file must hold them, with these shapes.
+fn check_listed(listed: &Value, tensors: &BTreeMap<String, Recorded>) -> Result<()> {
+    for (name, entry) in listed.as_object().into_iter().flatten() {
+        let found = tensors.get(name).with_context(|| format!("tensor `{name}` of the sidecar is not in the file"))?;
+        let shape: Vec<usize> = match entry["shape"].as_array() {
+            Some(shape) => shape.iter().map(count).collect::<Result<_>>()?,
+            None => continue,
+        };
+        ensure!(found.shape == shape, "tensor `{name}` is {:?}, and {shape:?} in the sidecar", found.shape);
+    }
+    Ok(())
 }

@@ -1,87 +1,22 @@
-//! ODE and SDE samplers on an analytic velocity and on a small SiT.
+//! Samplers on an analytic velocity and on a tiny SiT.
 
-use anyhow::{Context, Result};
-use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use super::case::{Case, Config};
+use super::compare::Comparison;
+use super::sit_parts::{Parts, objective};
+use anyhow::{Context, Result, bail};
+use realign::burn;
+use realign::burn::module::Module;
+use realign::burn::tensor::{Device, Tensor};
 use realign::plugin::{
-    Backbone, BackboneInput, BackboneOutput, Condition, Guidance, ObjectiveConfig, ProbabilityPath, SampleRequest,
-    SamplerConfig,
+    Backbone, BackboneInput, BackboneOutput, Condition, Guidance, ProbabilityPath, SampleRequest, SamplerConfig,
 };
 use realign::sample::score_from_velocity;
 use serde_json::{Value, json};
 
-use super::case::Case;
-use super::sit::{input_shape, model, plugin};
-use super::verdict::Verdict;
+/// The reference's null label, whatever the number of classes.
+const NULL_LABEL: i64 = 1000;
 
-const NULL_LABEL: i64 = 1000; // hard-coded in the reference
-
-pub fn network(case: &Case, device: &Device) -> Result<Verdict> {
-    let (model, _) = model(case, input_shape(case, "in.z")?, device)?;
-    let mut verdict = Verdict::default();
-    runs(case, &*model.backbone, device, &mut verdict)?;
-    Ok(verdict)
-}
-
-pub fn analytic(case: &Case, device: &Device) -> Result<Verdict> {
-    let coefficient = |key: &str| case.config["coefficients"][key].as_f64().unwrap_or(0.0);
-    let [a, b, c, d] = ["a", "b", "c", "d"].map(coefficient);
-    let mut verdict = Verdict::default();
-    runs(case, &Analytic { a, b, c, d }, device, &mut verdict)?;
-    for path in [ProbabilityPath::Linear, ProbabilityPath::Cosine] {
-        let name = format!("out.score.{}", path.name());
-        if !case.has(&name) {
-            continue;
-        }
-        // Times differ by sample; the solvers' score takes one.
-        let input = if case.has("in.score.x") { "in.score.x" } else { "in.z" };
-        let (x, v) = (case.tensor::<4>(input, device)?, case.tensor::<4>("in.score.v", device)?);
-        let scores = case
-            .values("in.score.t")?
-            .iter()
-            .enumerate()
-            .map(|(i, t)| score_from_velocity(path, v.clone().narrow(0, i, 1), x.clone().narrow(0, i, 1), *t));
-        verdict.output(case, &name, Tensor::cat(scores.collect(), 0))?;
-    }
-    Ok(verdict)
-}
-
-fn runs(case: &Case, backbone: &dyn Backbone, device: &Device, verdict: &mut Verdict) -> Result<()> {
-    let runs = case.config["runs"].as_object().context("config has no `runs`")?;
-    for (name, run) in runs {
-        let number = |key: &str, default: f64| run.get(key).and_then(Value::as_f64).unwrap_or(default);
-        let path = run.get("path_type").and_then(Value::as_str).unwrap_or("linear");
-        let objective: Box<dyn ObjectiveConfig> = plugin(json!({"type": "flow_matching", "path": path}))?;
-        let is_heun = run.get("heun").and_then(Value::as_bool).unwrap_or(false);
-        let sampler: Box<dyn SamplerConfig> = plugin(match run["kind"].as_str() {
-            Some("sde") => json!({"type": "sde", "num_steps": run["num_steps"]}),
-            _ => {
-                json!({"type": "ode", "num_steps": run["num_steps"], "method": if is_heun { "heun" } else { "euler" }})
-            }
-        })?;
-        let labels = case.labels("in.y")?;
-        let noise = case.tensor::<4>("in.z", device)?;
-        let step_noise =
-            |k: usize| case.tensor(&format!("in.eps.{k}"), device).unwrap_or_else(|_| noise.clone() * f32::NAN);
-        let request = SampleRequest {
-            backbone,
-            objective: &*objective.build(),
-            noise: noise.clone(),
-            condition: Condition::labels(&labels, device),
-            null: Condition::labels(&vec![NULL_LABEL; labels.len()], device),
-            guidance: Guidance {
-                scale: number("cfg_scale", 1.0),
-                low: number("guidance_low", 0.0),
-                high: number("guidance_high", 1.0),
-            },
-            step_noise: &step_noise,
-        };
-        verdict.output(case, &format!("out.{name}"), sampler.build().sample(request)?)?;
-    }
-    Ok(())
-}
-
-/// `v = a x + b t + c y/1000 + d sin(x) t`.
+/// `a x + b t + c y/1000 + d sin(x) t`, element by element.
 #[derive(Module, Debug)]
 struct Analytic {
     a: f64,
@@ -92,13 +27,83 @@ struct Analytic {
 
 impl Backbone for Analytic {
     fn forward(&self, input: BackboneInput<'_>) -> BackboneOutput {
-        let count = input.x.dims()[0];
-        let t = input.times.t.reshape([count, 1, 1, 1]);
+        let batch = input.x.dims()[0];
+        let t = input.times.t.reshape([batch, 1, 1, 1]);
         let y = match input.condition {
-            Condition::Labels(labels) => labels.float().reshape([count, 1, 1, 1]) / NULL_LABEL as f64,
+            Condition::Labels(labels) => labels.float().reshape([batch, 1, 1, 1]) / 1000.0,
             Condition::Text(_) => t.zeros_like(),
         };
-        let curved = input.x.clone().sin() * t.clone() * self.d;
-        BackboneOutput { prediction: input.x * self.a + t * self.b + y * self.c + curved, taps: vec![] }
+        let wave = input.x.clone().sin() * t.clone() * self.d;
+        let prediction = input.x * self.a + t * self.b + y * self.c + wave;
+        BackboneOutput { prediction, taps: vec![] }
     }
+}
+
+/// Every run of the sidecar, and the recorded scores.
+pub fn samplers(case: &Case, device: &Device, found: &mut Comparison) -> Result<()> {
+    let coefficients = &case.config.0["coefficients"];
+    if coefficients.is_null() {
+        let shape = case.shape::<4>("in.z")?;
+        let parts = Parts::new(&case.config, shape, case.params("param."), device)?;
+        runs(case, device, &*parts.model.backbone, found)?;
+    } else {
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(|key| coefficients[key].as_f64().unwrap_or(0.0));
+        runs(case, device, &Analytic { a, b, c, d }, found)?;
+    }
+    for path in [ProbabilityPath::Linear, ProbabilityPath::Cosine] {
+        if case.has(&format!("out.score.{}", path.name())) {
+            scores(case, device, path, found)?;
+        }
+    }
+    Ok(())
+}
+
+fn runs(case: &Case, device: &Device, backbone: &dyn Backbone, found: &mut Comparison) -> Result<()> {
+    let runs = case.config.0["runs"].as_object().context("config.runs is missing")?;
+    for (name, settings) in runs {
+        let run = Config(settings.clone());
+        let noise: Tensor<4> = case.tensor("in.z", device)?;
+        let labels = case.integers("in.y")?;
+        // The number of recorded draws is that of the longest run's noisy steps.
+        let draws: Vec<Tensor<4>> = (0..).map_while(|k| case.tensor(&format!("in.eps.{k}"), device).ok()).collect();
+        let request = SampleRequest {
+            backbone,
+            objective: &*objective(&run)?,
+            condition: Condition::labels(&labels, device),
+            null: Condition::labels(&vec![NULL_LABEL; labels.len()], device),
+            guidance: Guidance {
+                scale: run.number("cfg_scale", 1.0),
+                low: run.number("guidance_low", 0.0),
+                high: run.number("guidance_high", 1.0),
+            },
+            step_noise: &|k| draws[k].clone(),
+            noise,
+        };
+        let samples = sampler(&run).with_context(|| name.clone())?.build().sample(request)?;
+        found.forward(case, &format!("out.{name}"), samples)?;
+    }
+    Ok(())
+}
+
+fn sampler(run: &Config) -> Result<Box<dyn SamplerConfig>> {
+    let num_steps = run.size("num_steps")?;
+    let settings: Value = match run.word("kind", "ode") {
+        "ode" => {
+            json!({ "type": "ode", "num_steps": num_steps, "method": if run.flag("heun") { "heun" } else { "euler" } })
+        }
+        "sde" => json!({ "type": "sde", "num_steps": num_steps, "last_step_size": run.number("last_step_size", 0.04) }),
+        other => bail!("kind `{other}` is unknown"),
+    };
+    Ok(serde_json::from_value(settings)?)
+}
+
+/// The score of each recorded velocity at its sample's own time.
+fn scores(case: &Case, device: &Device, path: ProbabilityPath, found: &mut Comparison) -> Result<()> {
+    let (x, velocity): (Tensor<4>, Tensor<4>) = (case.tensor("in.z", device)?, case.tensor("in.score.v", device)?);
+    let times = &case.recorded("in.score.t")?.values;
+    let at = |(i, t): (usize, &f64)| {
+        score_from_velocity(path, velocity.clone().narrow(0, i, 1), x.clone().narrow(0, i, 1), *t)
+    };
+    let scores = times.iter().enumerate().map(at).collect();
+    found.forward(case, &format!("out.score.{}", path.name()), Tensor::cat(scores, 0))
 }

@@ -1,205 +1,180 @@
-//! SiT with flow matching and alignment: forward, loss, all gradients.
+//! SiT: embeddings, interpolants, and whole forward and backward passes.
 
-use anyhow::{Context, Result};
-use burn::tensor::{Device, Tensor};
-use realign::erase::Slot;
-use realign::nn::ParamBuilder;
-use realign::plugin::{
-    AlignmentLossConfig, BackboneConfig, BackboneContext, BackboneInput, BackboneSpec, Condition, ConditionSpec, Draws,
-    NormalizerConfig, Objective, ObjectiveConfig, ObjectiveInput, ProjectorConfig, ProjectorContext, Times,
+use super::case::{Case, count};
+use super::compare::{Comparison, widen};
+use super::sit_parts::{Parts, norm};
+use super::train_steps::train_steps;
+use anyhow::{Context, Result, ensure};
+use realign::burn::module::Module;
+use realign::burn::tensor::{Device, Int, Tensor, TensorData};
+use realign::nn::{
+    Embedding, Init, ParamBuilder, PatchEmbed, TimestepEmbedder, sincos_position_table, time_features, unpatchify,
 };
-use realign::train::{Alignment, Gradients, Term, TrainModel};
+use realign::plugin::{BackboneInput, Condition, PatchGrid, ProbabilityPath, Times};
+use realign::train::Gradients;
 use realign::weights::{load_state_dict, to_host};
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use realign_plugins::objectives::flow_matching::FlowMatchingConfig;
+use serde_json::Value;
 
-use super::case::Case;
-use super::verdict::Verdict;
-
-pub fn plugin<T: ?Sized>(value: Value) -> Result<Box<T>>
-where
-    Box<T>: DeserializeOwned,
-{
-    serde_json::from_value(value.clone()).with_context(|| format!("config {value}"))
-}
-
-/// The case's network with its parameters, on `device`; `input` is channels, height and width.
-pub fn model(case: &Case, input: [usize; 3], device: &Device) -> Result<(TrainModel, BackboneSpec)> {
-    let backbone: Box<dyn BackboneConfig> = plugin(json!({
-        "type": "sit", "size": null,
-        "hidden_size": case.size("hidden_size")?,
-        "depth": case.size("depth")?,
-        "num_heads": case.size("num_heads")?,
-        "patch_size": case.size("patch_size")?,
-        "mlp_ratio": case.number("mlp_ratio").unwrap_or(4.0),
-        "qk_norm": case.is("qk_norm"),
-    }))?;
-    let condition = ConditionSpec::Labels { num_classes: case.size("num_classes")? };
-    let context = BackboneContext { input, condition, has_interval: false };
-    let params = ParamBuilder::new(device, 0);
-    let spec = backbone.spec(&context)?;
-    let mut projectors = vec![];
-    for (i, channels) in widths(case).into_iter().enumerate() {
-        let context = ProjectorContext { hidden_size: spec.hidden_size, target_channels: channels, grid: spec.grid };
-        let params = params.child("projectors").child(i);
-        projectors.push(Slot::new(projector(case)?.build(&context, &params)?));
-    }
-    let model = TrainModel { backbone: Slot::new(backbone.build(&context, &params)?), projectors };
-    Ok((load_state_dict(model, case.params())?, spec))
-}
-
-fn widths(case: &Case) -> Vec<usize> {
-    let list = case.config.get("z_dims").and_then(Value::as_array).cloned().unwrap_or_default();
-    list.iter().filter_map(Value::as_u64).map(|width| width as usize).collect()
-}
-
-fn projector(case: &Case) -> Result<Box<dyn ProjectorConfig>> {
-    let kind = case.word("projection_layer_type", "mlp");
-    plugin(match kind.as_str() {
-        "mlp" => json!({"type": "mlp", "projector_dim": case.size("projector_dim").unwrap_or(2048)}),
-        "conv" => json!({"type": "conv", "kernel_size": case.size("proj_kwargs_kernel_size").unwrap_or(3)}),
-        kind => json!({ "type": kind }),
-    })
-}
-
-/// Flow matching and the alignment terms of the case.
-pub fn losses(case: &Case, spec: &BackboneSpec) -> Result<(Box<dyn Objective>, Alignment)> {
-    let objective: Box<dyn ObjectiveConfig> =
-        plugin(json!({"type": "flow_matching", "path": case.word("path_type", "linear")}))?;
-    let normalizer: Box<dyn NormalizerConfig> = plugin(json!({"type": "none"}))?;
-    let loss: Box<dyn AlignmentLossConfig> = plugin(json!({"type": "cosine"}))?;
-    let term = Term {
-        encoders: vec![],
-        normalizer: normalizer.build(),
-        loss: loss.build(),
-        proj_coeff: case.number("proj_coeff").unwrap_or(0.5),
-        encoder_depth: case.size("encoder_depth").unwrap_or(spec.depth),
-        until_step: None,
-    };
-    Ok((objective.build(), Alignment { terms: vec![term], grid: Some(spec.grid) }))
-}
-
-/// One batch of a case under `prefix`.
-pub struct RecordedBatch {
-    pub x: Tensor<4>,
-    pub noise: Tensor<4>,
-    pub t: Tensor<1>,
-    pub condition: Condition,
-    pub targets: Vec<Tensor<3>>,
-}
-
-impl RecordedBatch {
-    pub fn read(case: &Case, prefix: &str, device: &Device) -> Result<Self> {
-        let zs = format!("{prefix}zs.");
-        let targets = case.names(&zs).into_iter().map(|i| case.tensor(&format!("{zs}{i}"), device));
-        Ok(Self {
-            x: case.tensor(&format!("{prefix}x"), device)?,
-            noise: case.tensor(&format!("{prefix}noise"), device)?,
-            t: case.tensor(&format!("{prefix}t"), device)?,
-            condition: Condition::labels(&case.labels(&format!("{prefix}y"))?, device),
-            targets: targets.collect::<Result<_>>()?,
-        })
+/// The kind of a SiT case shows in what it recorded.
+pub fn sit(case: &Case, device: &Device, found: &mut Comparison) -> Result<()> {
+    if case.has("in.step1.x") {
+        train_steps(case, device, found)
+    } else if case.has("in.x") {
+        forward_backward(case, device, found)
+    } else {
+        embeddings_and_interpolants(case, device, found)
     }
 }
 
-/// Total, denoising and raw alignment losses of a batch.
-pub fn total_loss(
-    model: &TrainModel,
-    objective: &dyn Objective,
-    alignment: &Alignment,
-    batch: &RecordedBatch,
-) -> Result<(Tensor<1>, Tensor<1>, Option<Tensor<1>>)> {
-    let taps = alignment.taps(0);
-    let draws = Draws { noise: batch.noise.clone(), t: batch.t.clone(), r: None, drop: None };
-    let input = ObjectiveInput {
-        x0: batch.x.clone(),
-        condition: batch.condition.clone(),
-        null: batch.condition.clone(),
-        draws,
-        taps: &taps,
-    };
-    let output = objective.loss(&*model.backbone, input)?;
-    let losses = alignment.loss(model, &output.taps, vec![batch.targets.clone()], 0)?;
-    let denoising = output.loss.clone();
-    let total = match losses.total {
-        Some(aligned) => output.loss + aligned,
-        None => output.loss,
-    };
-    Ok((total, denoising, losses.by_term.into_iter().next().map(|(_, loss)| loss)))
-}
-
-pub fn input_shape(case: &Case, name: &str) -> Result<[usize; 3]> {
-    let shape = case.shape(name)?;
-    shape.get(1..4).and_then(|shape| shape.try_into().ok()).with_context(|| format!("`{name}` is {shape:?}"))
-}
-
-pub fn compare(case: &Case, device: &Device) -> Result<Verdict> {
+fn forward_backward(case: &Case, device: &Device, found: &mut Comparison) -> Result<()> {
     let device = device.clone().autodiff();
-    let (model, spec) = model(case, input_shape(case, "in.x")?, &device)?;
-    let (objective, alignment) = losses(case, &spec)?;
-    let batch = RecordedBatch::read(case, "in.", &device)?;
-    let mut verdict = Verdict::default();
-    forward(case, &model, &*objective, &spec, &batch, &mut verdict)?;
-    let (total, denoising, raw) = total_loss(&model, &*objective, &alignment, &batch)?;
-    verdict.output(case, "out.total_loss", total.clone())?;
-    let mean = case.values("out.denoising_loss")?.iter().sum::<f64>() / case.shape("out.denoising_loss")?[0] as f64;
-    let found = f64::from(to_host(denoising)[0]);
-    if (found - mean).abs() > case.tolerance.atol + case.tolerance.rtol * mean.abs() {
-        verdict.fail(format!("denoising loss: found {found:e}, expected {mean:e}"));
+    let input = case.shape::<4>("in.x")?;
+    let parts = Parts::new(&case.config, input, case.params("param."), &device)?;
+    embedders(case, &parts, input, &device, found)?;
+    interpolants(case, &parts, input, &device, found)?;
+    let pass = parts.pass(case, "in.", &device)?;
+    for (i, block) in pass.blocks.iter().enumerate() {
+        forward_if_recorded(case, &format!("out.block.{i}"), block, found)?;
     }
-    if let Some(raw) = raw {
-        verdict.output(case, "out.proj_loss", raw)?;
+    for (i, projected) in pass.projected.iter().enumerate() {
+        forward_if_recorded(case, &format!("out.zs.{i}"), projected, found)?;
     }
-    let mut gradients = Gradients::default();
-    gradients.add(&model, total.backward());
-    let found = gradients.by_name(&model);
-    let names = case.names("grad.");
-    for name in &names {
-        match found.get(*name) {
-            Some(gradient) => verdict.gradient(case, &format!("grad.{name}"), &gradient.values)?,
-            None => verdict.fail(format!("`{name}` has no gradient here")),
+    // The objective returns the mean over samples.
+    if let Ok(recorded) = case.recorded("out.denoising_loss").cloned() {
+        let mean = recorded.values.iter().sum::<f64>() / recorded.values.len().max(1) as f64;
+        let computed = to_host(pass.denoising.clone());
+        let gap = (f64::from(computed[0]) - mean).abs();
+        ensure!(
+            gap <= case.tolerance.atol + case.tolerance.rtol * mean.abs(),
+            "the objective is {computed:?}, not {mean}"
+        );
+    }
+    let scalars = [("out.proj_loss", &pass.raw), ("out.proj_loss_weighted", &pass.aligned)];
+    for (name, value) in scalars {
+        if let Some(value) = value {
+            forward_if_recorded(case, name, value, found)?;
         }
     }
-    for name in found.keys().filter(|name| !names.contains(&name.as_str())) {
-        verdict.fail(format!("`{name}` has a gradient here and none in the record"));
+    forward_if_recorded(case, "out.total_loss", &pass.total, found)?;
+    let mut summed = Gradients::default();
+    summed.add(&parts.model, pass.total.backward());
+    let gradients = summed.by_name(&parts.model);
+    for (name, gradient) in &gradients {
+        found.gradient(case, &format!("grad.{name}"), &gradient.values)?;
     }
     if case.has("out.grad_norm") {
-        let squares = found.values().flat_map(|gradient| &gradient.values).map(|value| f64::from(*value).powi(2));
-        verdict.values(case, "out.grad_norm", &[squares.sum::<f64>().sqrt()])?;
+        found.values(case, "out.grad_norm", &[norm(&gradients)])?;
     }
-    Ok(verdict)
+    Ok(())
 }
 
-/// Point on the path, target, block outputs, prediction, projected tokens.
-fn forward(
+fn forward_if_recorded<const D: usize>(
     case: &Case,
-    model: &TrainModel,
-    objective: &dyn Objective,
-    spec: &BackboneSpec,
-    batch: &RecordedBatch,
-    verdict: &mut Verdict,
+    name: &str,
+    value: &Tensor<D>,
+    found: &mut Comparison,
 ) -> Result<()> {
-    use burn::module::Module;
-    // Without autodiff: a graph that never sees its backward pass is never freed.
-    let (model, x, noise) = (model.valid(), batch.x.clone().inner(), batch.noise.clone().inner());
-    let t = batch.t.clone().inner();
-    let count = x.dims()[0];
-    let point = objective.path().at_each(t.clone().reshape([count, 1, 1, 1]));
-    let xt = x.clone() * point.alpha + noise.clone() * point.sigma;
-    verdict.output(case, "out.x_t", xt.clone())?;
-    verdict.output(case, "out.target", x * point.d_alpha + noise * point.d_sigma)?;
-    let taps: Vec<usize> = (1..=spec.depth).collect();
-    let condition = Condition::labels(&case.labels("in.y")?, &xt.device());
-    let output = model.backbone.forward(BackboneInput { x: xt, times: Times::at(t), condition, taps: &taps });
-    verdict.output(case, "out.v", output.prediction)?;
-    let depth = case.size("encoder_depth").unwrap_or(spec.depth);
-    for (i, projector) in model.projectors.iter().enumerate() {
-        verdict.output(case, &format!("out.zs.{i}"), projector.forward(output.taps[depth - 1].clone(), spec.grid))?;
+    if case.has(name) { found.forward(case, name, value.clone()) } else { Ok(()) }
+}
+
+/// The embeddings of patches, times and labels, each as the layer that the network has.
+fn embedders(case: &Case, parts: &Parts, input: [usize; 4], device: &Device, found: &mut Comparison) -> Result<()> {
+    let builder = ParamBuilder::new(device, 0);
+    let hidden_size = case.config.size("hidden_size")?;
+    let patch_size = case.config.size_or("patch_size", 2)?;
+    if case.has("out.x_embedder") {
+        let layer = PatchEmbed::new(&builder, input[1], hidden_size, patch_size);
+        let layer = filled(layer, case, "param.x_embedder.proj.")?;
+        found.forward(case, "out.x_embedder", layer.forward(case.tensor("out.x_t", device)?))?;
     }
-    for (i, tap) in output.taps.into_iter().enumerate() {
-        if case.has(&format!("out.block.{i}")) {
-            verdict.output(case, &format!("out.block.{i}"), tap)?;
-        }
+    if case.has("out.t_embedder") {
+        let layer = TimestepEmbedder::new(&builder, hidden_size, parts.time_scale);
+        let layer = filled(layer, case, "param.t_embedder.")?;
+        found.forward(case, "out.t_embedder", layer.forward(case.tensor("in.t", device)?))?;
+    }
+    if case.has("out.y_embedder") {
+        let layer = Embedding::new(&builder, parts.num_classes + 1, hidden_size, Init::Zeros);
+        let layer = filled(layer, case, "param.y_embedder.embedding_table.")?;
+        let labels = case.integers("in.y")?;
+        let labels = Tensor::<1, Int>::from_data(TensorData::new(labels.clone(), [labels.len()]), device);
+        found.forward(case, "out.y_embedder", layer.forward(labels))?;
+    }
+    Ok(())
+}
+
+/// A numeric name has an underscore in a layer that is not behind a plugin's boundary.
+fn filled<M: Module>(layer: M, case: &Case, prefix: &str) -> Result<M> {
+    let underscored = |segment: &str| {
+        let is_number = segment.bytes().all(|byte| byte.is_ascii_digit());
+        if is_number { format!("_{segment}") } else { segment.to_string() }
+    };
+    let rename = |name: String| name.split('.').map(underscored).collect::<Vec<_>>().join(".");
+    let params = case.params(prefix).into_iter().map(|(name, value)| (rename(name), value)).collect();
+    load_state_dict(layer, params).with_context(|| prefix.to_string())
+}
+
+/// Network input, target, prediction and each sample's loss.
+fn interpolants(case: &Case, parts: &Parts, input: [usize; 4], device: &Device, found: &mut Comparison) -> Result<()> {
+    let (x0, noise): (Tensor<4>, Tensor<4>) = (case.tensor("in.x", device)?, case.tensor("in.noise", device)?);
+    let t: Tensor<1> = case.tensor("in.t", device)?;
+    let path = parts.objective.path().at_each(t.clone().reshape([input[0], 1, 1, 1]));
+    let xt = x0.clone() * path.alpha + noise.clone() * path.sigma;
+    let target = x0 * path.d_alpha + noise * path.d_sigma;
+    let condition = Condition::labels(&case.integers("in.y")?, device);
+    let request = BackboneInput { x: xt.clone(), times: Times::at(t), condition, taps: &[] };
+    let velocity = parts.model.backbone.forward(request).prediction;
+    let loss = (velocity.clone() - target.clone()).square().reshape([input[0] as i32, -1]).mean_dim(1);
+    for (name, value) in [("out.x_t", xt), ("out.target", target), ("out.v", velocity)] {
+        forward_if_recorded(case, name, &value, found)?;
+    }
+    forward_if_recorded(case, "out.denoising_loss", &loss.reshape([input[0]]), found)
+}
+
+fn embeddings_and_interpolants(case: &Case, device: &Device, found: &mut Comparison) -> Result<()> {
+    for entry in case.config.list("pos") {
+        let sizes: Vec<usize> =
+            entry.as_array().context("config.pos holds pairs")?.iter().map(count).collect::<Result<_>>()?;
+        let (channels, grid, name) = match sizes[..] {
+            [channels, side] => (channels, PatchGrid::new(side, side), format!("out.pos.{channels}x{side}")),
+            [channels, rows, columns] => {
+                (channels, PatchGrid::new(rows, columns), format!("out.pos.{channels}x{rows}x{columns}"))
+            }
+            _ => anyhow::bail!("config.pos: `{entry}` is no pair of channels and grid"),
+        };
+        found.values(case, &name, &widen(sincos_position_table(grid, channels)))?;
+    }
+    let times: Tensor<1> = case.tensor("in.t", device)?;
+    for channels in case.config.list("time_dims") {
+        let channels = count(channels)?;
+        found.forward(case, &format!("out.time.{channels}"), time_features(times.clone(), channels))?;
+    }
+    for path in [ProbabilityPath::Linear, ProbabilityPath::Cosine] {
+        path_coefficients(case, path, &times, found)?;
+    }
+    if case.has("out.unpatchify") {
+        let [_, _, height, width] = case.shape::<4>("out.unpatchify")?;
+        let patch = match &case.config.0["unpatchify"]["patch"] {
+            Value::Null => 2,
+            patch => count(patch)?,
+        };
+        let grid = PatchGrid::new(height / patch, width / patch);
+        found.forward(case, "out.unpatchify", unpatchify(case.tensor("in.tokens", device)?, grid, patch))?;
+    }
+    Ok(())
+}
+
+fn path_coefficients(case: &Case, path: ProbabilityPath, t: &Tensor<1>, found: &mut Comparison) -> Result<()> {
+    let name = |part: &str| format!("out.{}.{part}", path.name());
+    let at = path.at_each(t.clone());
+    for (part, value) in [("alpha", at.alpha), ("sigma", at.sigma), ("d_alpha", at.d_alpha), ("d_sigma", at.d_sigma)] {
+        forward_if_recorded(case, &name(part), &value, found)?;
+    }
+    if case.has(&name("t_lognormal")) {
+        let config = FlowMatchingConfig { path, ..Default::default() };
+        let draws = &case.recorded("in.rnd_normal")?.values;
+        let times: Vec<f64> = draws.iter().map(|draw| f64::from(config.lognormal_time(*draw as f32))).collect();
+        found.values(case, &name("t_lognormal"), &times)?;
     }
     Ok(())
 }

@@ -1,95 +1,101 @@
-//! Optimizer steps: loss, gradient norm, parameters and moving averages after each.
+//! Optimizer steps: clipping, AdamW and moving averages on recorded batches.
 
-use anyhow::{Context, Result};
-use burn::tensor::Device;
-use realign::ops;
+use super::case::{Case, Config};
+use super::compare::{Comparison, widen};
+use super::sit_parts::{Parts, norm};
+use anyhow::Result;
+use realign::burn::tensor::Device;
 use realign::recipe::{EmaSection, EmaWarmup};
-use realign::train::{Ema, Gradients, Optimizer, OptimizerSettings, TrainModel};
-use realign::weights::{StateDict, state_dict};
-use serde_json::Value;
+use realign::train::{Ema, Gradients, Optimizer, OptimizerSettings};
+use realign::weights::{StateDict, state_dict, to_host};
 
-use super::case::Case;
-use super::sit::{RecordedBatch, input_shape, losses, model, total_loss};
-use super::verdict::Verdict;
+/// Below this first gradient an entry's update is rounding noise of Adam's `g / |g|`.
+const SMALLEST_GRADIENT: f64 = 1e-5;
+/// Largest distance of two such entries, in learning rates per step: both move by at most one.
+const NOISE_RATES: f64 = 1.1;
 
-const NOISE_GRADIENT: f64 = 1e-5; // below it an Adam step is decided by rounding; see the sidecar
-
-pub fn compare(case: &Case, device: &Device) -> Result<Verdict> {
-    let is_fused = ops::on_libtorch(device);
+/// Runs as many steps as were recorded; compares losses, norms, gradients, parameters and averages after each.
+pub fn train_steps(case: &Case, device: &Device, found: &mut Comparison) -> Result<()> {
     let device = device.clone().autodiff();
-    let (mut model, spec) = model(case, input_shape(case, "in.step1.x")?, &device)?;
-    let (objective, alignment) = losses(case, &spec)?;
-    let options = &case.config["optimizer"];
-    let number =
-        |key: &str| options.get(key).and_then(Value::as_f64).with_context(|| format!("optimizer has no `{key}`"));
-    let betas = [0, 1].map(|i| options["betas"][i].as_f64());
-    let settings = OptimizerSettings {
-        betas: [betas[0].context("no betas")?, betas[1].context("no betas")?],
-        eps: number("eps")?,
-        weight_decay: number("weight_decay")?,
-        max_grad_norm: options.get("max_grad_norm").and_then(Value::as_f64),
-    };
-    let mut optimizer = Optimizer::new(&model, settings);
-    let mut averages = vec![];
-    for (key, name) in [("ema_decay", "ema"), ("ema_decay_fast", "ema_fast")] {
-        if let Some(decay) = options.get(key).and_then(Value::as_f64) {
-            averages.push(Ema::new(&model, EmaSection { name: name.into(), decay, warmup: EmaWarmup::None })?);
-        }
+    let mut parts = Parts::new(&case.config, case.shape::<4>("in.step1.x")?, case.params("param."), &device)?;
+    let optimizer_config = Config(case.config.0["optimizer"].clone());
+    let lr = optimizer_config.number("lr", 1e-4);
+    let mut optimizer = Optimizer::new(&parts.model, settings(&optimizer_config));
+    let mut emas = vec![];
+    for (name, key, decay) in [("ema", "ema_decay", 0.9999), ("ema_fast", "ema_decay_fast", 0.9)] {
+        let decay = optimizer_config.number(key, decay);
+        emas.push(Ema::new(&parts.model, EmaSection { name: name.into(), decay, warmup: EmaWarmup::None })?);
     }
-    let mut verdict = Verdict::default();
-    // Small differences of kernels grow over steps; flex is held to the first, which has all gradients.
-    let steps = if is_fused { case.size("steps")? } else { 1 };
-    for step in 1..=steps {
-        let batch = RecordedBatch::read(case, &format!("in.step{step}."), &device)?;
-        let (total, ..) = total_loss(&model, &*objective, &alignment, &batch)?;
-        verdict.within(case, &format!("out.step{step}.total_loss"), &[scalar(total.clone())], |_, e| {
-            1e-5 + 1e-4 * e.abs()
-        })?;
-        let mut gradients = Gradients::default();
-        gradients.add(&model, total.backward());
-        if step == 1 {
-            for (name, gradient) in gradients.by_name(&model) {
-                verdict.gradient(case, &format!("grad.step1.{name}"), &gradient.values)?;
+    for step in (1..).take_while(|step| case.has(&format!("in.step{step}.x"))) {
+        let pass = parts.pass(case, &format!("in.step{step}."), &device)?;
+        if case.has(&format!("out.step{step}.total_loss")) {
+            found.forward(case, &format!("out.step{step}.total_loss"), pass.total.clone())?;
+        }
+        let mut summed = Gradients::default();
+        summed.add(&parts.model, pass.total.backward());
+        let by_name = summed.by_name(&parts.model);
+        for (name, gradient) in &by_name {
+            let name = format!("grad.step{step}.{name}");
+            if case.has(&name) {
+                found.gradient(case, &name, &gradient.values)?;
             }
         }
-        let (stepped, norm) = optimizer.step(model, gradients, number("lr")?);
-        model = stepped;
-        verdict.within(case, &format!("out.step{step}.grad_norm"), &[scalar(norm)], |_, e| 1e-5 + 1e-4 * e.abs())?;
-        compare_weights(case, &state_dict(&model), step, "param", number("lr")?, &mut verdict)?;
-        for average in &mut averages {
-            average.update(&model, step as u64 - 1);
-            let name = average.settings.name.clone();
-            let weights: &TrainModel = average.model();
-            compare_weights(case, &state_dict(weights), step, &name, number("lr")?, &mut verdict)?;
+        let (model, grad_norm) = optimizer.step(parts.model, summed, lr);
+        parts.model = model;
+        grad_norms(case, step, f64::from(to_host(grad_norm)[0]), norm(&by_name), found)?;
+        let moved = Moved { step, noise: NOISE_RATES * lr * step as f64 };
+        moved.compare(case, "param", &state_dict(&parts.model), found)?;
+        for ema in &mut emas {
+            ema.update(&parts.model, step - 1);
+            moved.compare(case, &ema.settings.name, &state_dict(ema.model()), found)?;
         }
-    }
-    Ok(verdict)
-}
-
-fn compare_weights(
-    case: &Case,
-    weights: &StateDict,
-    step: usize,
-    kind: &str,
-    lr: f64,
-    verdict: &mut Verdict,
-) -> Result<()> {
-    let (atol, rtol) = (case.tolerance.atol, case.tolerance.rtol);
-    for (name, tensor) in weights {
-        let recorded = format!("out.step{step}.{kind}.{name}");
-        if !case.has(&recorded) {
-            continue;
-        }
-        let gradient = case.values(&format!("grad.step1.{name}")).unwrap_or_default();
-        let found: Vec<f64> = tensor.values.iter().map(|value| f64::from(*value)).collect();
-        verdict.within(case, &recorded, &found, |i, expected| {
-            let is_noise = gradient.get(i).is_some_and(|gradient| gradient.abs() <= NOISE_GRADIENT);
-            if is_noise { 1.1 * lr * step as f64 } else { atol + rtol * expected.abs() }
-        })?;
     }
     Ok(())
 }
 
-fn scalar(tensor: burn::tensor::Tensor<1>) -> f64 {
-    f64::from(realign::weights::to_host(tensor)[0])
+fn settings(config: &Config) -> OptimizerSettings {
+    let beta = |i: usize, otherwise: f64| config.0["betas"][i].as_f64().unwrap_or(otherwise);
+    OptimizerSettings {
+        betas: [beta(0, 0.9), beta(1, 0.999)],
+        eps: config.number("eps", 1e-8),
+        weight_decay: config.number("weight_decay", 0.0),
+        max_grad_norm: Some(config.number("max_grad_norm", 1.0)),
+    }
+}
+
+/// The optimizer's norm must be the recorded one, and that of the gradients it was given.
+fn grad_norms(case: &Case, step: u64, reported: f64, own: f64, found: &mut Comparison) -> Result<()> {
+    let name = format!("out.step{step}.grad_norm");
+    for value in [reported, own] {
+        if case.has(&name) {
+            found.values(case, &name, &[value])?;
+        }
+    }
+    Ok(())
+}
+
+/// Weights after a step.
+struct Moved {
+    step: u64,
+    /// Absolute tolerance of entries whose gradient is rounding noise.
+    noise: f64,
+}
+
+impl Moved {
+    fn compare(&self, case: &Case, kind: &str, weights: &StateDict, found: &mut Comparison) -> Result<()> {
+        for (name, tensor) in weights {
+            let recorded = format!("out.step{}.{kind}.{name}", self.step);
+            if !case.has(&recorded) {
+                continue;
+            }
+            let first = case.recorded(&format!("grad.step1.{name}")).ok();
+            let (rtol, atol) = (case.tolerance.rtol, case.tolerance.atol);
+            let tolerance = |i: usize| match first {
+                Some(gradient) if gradient.values[i].abs() <= SMALLEST_GRADIENT => (rtol, atol.max(self.noise)),
+                _ => (rtol, atol),
+            };
+            found.values_within(case, &recorded, &widen(tensor.values.clone()), tolerance)?;
+        }
+        Ok(())
+    }
 }
