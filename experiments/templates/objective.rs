@@ -31,10 +31,6 @@ impl ObjectiveConfig for MyIdeaConfig {
         Box::new(MyIdea { label_dropout: self.label_dropout })
     }
 
-    fn samplers(&self) -> &'static [&'static str] {
-        &["ode", "sde"]
-    }
-
     fn validate(&self, check: &mut Check<'_>) {
         check.range("label_dropout", self.label_dropout, 0.0, 1.0);
     }

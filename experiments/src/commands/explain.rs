@@ -33,8 +33,8 @@ impl Explain {
         costs.print(&plan, out)?;
         if !plan.missing.is_empty() {
             writeln!(out, "\nmissing")?;
-            for file in &plan.missing {
-                writeln!(out, "  {} {}", file.path.display(), file.command)?;
+            for missing in &plan.missing {
+                writeln!(out, "  {missing}")?;
             }
         }
         Ok(ExitCode::SUCCESS)

@@ -25,6 +25,6 @@ pub use dataset::{ClassAttribute, Dataset, DatasetConfig, DatasetContext, Exampl
 pub use encoder::{Encoder, EncoderConfig, EncoderContext, EncoderKind, EncoderSpec, Features};
 pub use grid::PatchGrid;
 pub use normalizer::{Normalizer, NormalizerConfig};
-pub use objective::{Draws, Objective, ObjectiveConfig, ObjectiveInput, ObjectiveOutput, ProbabilityPath};
+pub use objective::{Draws, Dynamics, Objective, ObjectiveConfig, ObjectiveInput, ObjectiveOutput, ProbabilityPath};
 pub use projector::{Projector, ProjectorConfig, ProjectorContext, ProjectorKind};
 pub use sampler::{Guidance, SampleRequest, Sampler, SamplerConfig};

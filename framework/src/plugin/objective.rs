@@ -32,6 +32,15 @@ pub trait Objective: Debug + Send + Sync {
     fn path(&self) -> ProbabilityPath;
 }
 
+/// What a trained network can tell a sampler about the way from noise to data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dynamics {
+    /// The velocity at one time, through [`Objective::velocity`].
+    Velocity,
+    /// The average velocity between two times: the prediction for [`Times`](super::Times) with a start `r`.
+    AverageVelocity,
+}
+
 /// Random numbers of one batch.
 #[derive(Debug, Clone)]
 pub struct Draws {
@@ -155,8 +164,10 @@ pub trait ObjectiveConfig: Described + Debug + Send + Sync {
         1.0
     }
 
-    /// Names of samplers that can use its networks.
-    fn samplers(&self) -> &'static [&'static str];
+    /// What its networks can tell a sampler; a sampler that needs anything else is refused.
+    fn dynamics(&self) -> &'static [Dynamics] {
+        &[Dynamics::Velocity]
+    }
 
     /// Reports values that cannot work.
     fn validate(&self, _check: &mut Check<'_>) {}

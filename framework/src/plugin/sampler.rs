@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 
 use super::backbone::Backbone;
 use super::condition::Condition;
-use super::objective::Objective;
+use super::objective::{Dynamics, Objective};
 use crate::recipe::Check;
 use crate::registry::Described;
 
@@ -62,6 +62,11 @@ pub trait Sampler: Debug + Send + Sync {
 pub trait SamplerConfig: Described + Debug + Send + Sync {
     /// Builds it.
     fn build(&self) -> Box<dyn Sampler>;
+
+    /// What it needs from a network; a recipe whose objective does not offer that is refused.
+    fn dynamics(&self) -> Dynamics {
+        Dynamics::Velocity
+    }
 
     /// Reports values that cannot work.
     fn validate(&self, _check: &mut Check<'_>) {}

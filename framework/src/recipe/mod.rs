@@ -16,6 +16,7 @@ mod layers;
 mod loading;
 mod locate;
 mod merge;
+mod missing;
 mod origin;
 mod plan;
 mod profiles;
@@ -26,6 +27,7 @@ mod yaml;
 
 pub use check::Check;
 pub use layers::Layered;
+pub use missing::Missing;
 pub use plan::Plan;
 pub use schema::{
     AlignmentTerm, EmaSection, EmaWarmup, LabelSampling, LoaderSection, LogSection, Recipe, SampleSection,

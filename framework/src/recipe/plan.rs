@@ -7,11 +7,13 @@ use sha2::{Digest, Sha256};
 
 use super::check::Check;
 use super::layers::Layered;
-use super::schema::Recipe;
+use super::missing::Missing;
+use super::schema::{Recipe, ScheduleShape};
 use crate::plugin::encoder::WeightFile;
 use crate::plugin::{
-    BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderSpec, LatentShape, PatchGrid,
+    BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderSpec, LatentShape, PatchGrid, SamplerConfig,
 };
+use crate::registry;
 
 /// A recipe that fits together, with its sizes.
 #[derive(Debug)]
@@ -30,8 +32,8 @@ pub struct Plan {
     pub backbone: BackboneSpec,
     /// Sizes of the encoders, by term.
     pub encoders: Vec<Vec<EncoderSpec>>,
-    /// Files that are needed and absent, and data that cannot be opened.
-    pub missing: Vec<WeightFile>,
+    /// What is needed and absent.
+    pub missing: Vec<Missing>,
 }
 
 impl Plan {
@@ -63,6 +65,8 @@ impl Plan {
 
     /// Hash of everything that decides the run's numbers: the recipe without logging and loader threads.
     ///
+    /// Where the learning rate does not depend on the number of steps, neither does the hash: a run can be extended.
+    ///
     /// # Errors
     /// A plugin's config cannot be written as YAML.
     pub fn digest(&self) -> Result<String> {
@@ -70,6 +74,9 @@ impl Plan {
         if let Some(map) = value.as_mapping_mut() {
             map.remove("log");
             map.remove("loader");
+        }
+        if self.recipe.train.schedule.shape == ScheduleShape::Constant {
+            value.get_mut("train").and_then(|train| train.as_mapping_mut()).map(|train| train.remove("steps"));
         }
         let text = serde_yaml::to_string(&value).context("cannot write the recipe")?;
         let hash = Sha256::digest(text.as_bytes());
@@ -90,7 +97,7 @@ struct Sizes {
     condition: ConditionSpec,
     backbone: BackboneSpec,
     encoders: Vec<Vec<EncoderSpec>>,
-    missing: Vec<WeightFile>,
+    missing: Vec<Missing>,
 }
 
 fn backbone_context(recipe: &Recipe, input: LatentShape, condition: ConditionSpec) -> BackboneContext {
@@ -101,18 +108,10 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
     let mut missing = vec![];
     let condition = condition(recipe, check, &mut missing)?;
     let latent = record(check, "autoencoder", recipe.autoencoder.latent_shape(recipe.image_size))?;
-    missing.extend(recipe.autoencoder.weights().into_iter().filter(|file| !file.path.exists()));
+    missing.extend(absent(recipe.autoencoder.weights()));
     let context = backbone_context(recipe, latent, condition);
     let backbone = record(check, "backbone", recipe.backbone.spec(&context))?;
-    let samplers = recipe.objective.samplers();
-    let sampler = serde_yaml::to_value(&recipe.sample.sampler).ok();
-    let sampler = sampler.as_ref().and_then(|value| value.get("type")).and_then(|name| name.as_str());
-    if let Some(sampler) = sampler.filter(|name| !samplers.contains(name)) {
-        check.bad(
-            "sample.sampler.type",
-            format!("sampler `{sampler}` cannot use networks of this objective; it has: {}", samplers.join(", ")),
-        );
-    }
+    sampler(recipe, check);
     let mut encoders = vec![];
     for (i, term) in recipe.alignment.iter().enumerate() {
         check.within(&format!("alignment.{i}"), |check| {
@@ -123,7 +122,7 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
                 let spec = record(check, &key, encoder.spec(recipe.image_size, backbone.grid));
                 if let Some(spec) = &spec {
                     grids(check, &key, spec.grid, backbone.grid);
-                    missing.extend(spec.weights.iter().filter(|file| !file.path.exists()).cloned());
+                    missing.extend(absent(spec.weights.clone()));
                 }
                 specs.extend(spec);
             }
@@ -131,6 +130,29 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
         });
     }
     Some(Sizes { latent, condition, backbone, encoders, missing })
+}
+
+/// Refuses a sampler that needs what the objective's networks cannot tell.
+fn sampler(recipe: &Recipe, check: &mut Check<'_>) {
+    let offered = recipe.objective.dynamics();
+    let sampler = &recipe.sample.sampler;
+    if offered.contains(&sampler.dynamics()) {
+        return;
+    }
+    let fits = |name: &&str| {
+        let default = serde_json::from_value::<Box<dyn SamplerConfig>>(serde_json::json!({ "type": name }));
+        default.is_ok_and(|sampler| offered.contains(&sampler.dynamics()))
+    };
+    let known: Vec<_> = registry::names("sampler").into_iter().filter(fits).collect();
+    check.bad(
+        "sample.sampler.type",
+        format!(
+            "sampler `{}` cannot use networks of objective `{}`; those that can: {}",
+            (sampler.info().name)(),
+            (recipe.objective.info().name)(),
+            known.join(", ")
+        ),
+    );
 }
 
 fn grids(check: &mut Check<'_>, key: &str, encoder: PatchGrid, backbone: PatchGrid) {
@@ -145,7 +167,7 @@ fn grids(check: &mut Check<'_>, key: &str, encoder: PatchGrid, backbone: PatchGr
     }
 }
 
-fn condition(recipe: &Recipe, check: &mut Check<'_>, missing: &mut Vec<WeightFile>) -> Option<ConditionSpec> {
+fn condition(recipe: &Recipe, check: &mut Check<'_>, missing: &mut Vec<Missing>) -> Option<ConditionSpec> {
     if let Some(num_classes) = recipe.data.num_classes_hint() {
         return Some(recipe.conditioner.spec(num_classes));
     }
@@ -159,11 +181,15 @@ fn condition(recipe: &Recipe, check: &mut Check<'_>, missing: &mut Vec<WeightFil
             }
             // The recipe says how many classes there are, so shapes can be checked without the data.
             known => {
-                missing.push(WeightFile { path: PathBuf::new(), command: format!("{problem:#}") });
+                missing.push(Missing::Data(format!("{problem:#}")));
                 Some(known)
             }
         },
     }
+}
+
+fn absent(files: Vec<WeightFile>) -> impl Iterator<Item = Missing> {
+    files.into_iter().filter(|file| !file.path.exists()).map(Missing::Weights)
 }
 
 fn record<T>(check: &mut Check<'_>, key: &str, result: Result<T>) -> Option<T> {

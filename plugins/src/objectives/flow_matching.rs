@@ -115,10 +115,6 @@ impl ObjectiveConfig for FlowMatchingConfig {
         Box::new(*self)
     }
 
-    fn samplers(&self) -> &'static [&'static str] {
-        &["ode", "sde"]
-    }
-
     fn validate(&self, check: &mut Check<'_>) {
         check.range("label_dropout", self.label_dropout, 0.0, 1.0);
         check.range("time_mean", self.time_mean, -20.0, 20.0);
