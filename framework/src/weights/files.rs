@@ -1,12 +1,14 @@
 //! safetensors files.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+use burn::tensor::{bf16, f16};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, View, serialize};
 
 use super::{HostTensor, StateDict};
 
@@ -31,18 +33,8 @@ pub fn read_safetensors(path: &Path) -> Result<StateDict> {
 /// # Errors
 /// The file cannot be written.
 pub fn write_safetensors(path: &Path, dict: &StateDict) -> Result<()> {
-    let bytes: Vec<(&String, Vec<u8>, &[usize])> = dict
-        .iter()
-        .map(|(name, tensor)| {
-            (name, tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect(), tensor.shape.as_slice())
-        })
-        .collect();
-    let mut views = Vec::with_capacity(bytes.len());
-    for (name, bytes, shape) in &bytes {
-        let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes).with_context(|| format!("tensor `{name}`"))?;
-        views.push((name.as_str(), view));
-    }
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let views = dict.iter().map(|(name, tensor)| (name, Floats(tensor)));
     let file = serialize(views, Some(metadata)).context("cannot lay out the safetensors file")?;
     let write = || -> std::io::Result<()> {
         let mut out = fs::File::create(path)?;
@@ -52,30 +44,36 @@ pub fn write_safetensors(path: &Path, dict: &StateDict) -> Result<()> {
     write().with_context(|| format!("cannot write `{}`", path.display()))
 }
 
+/// A tensor as the file holds it; its bytes exist only while they are copied.
+struct Floats<'a>(&'a HostTensor);
+
+impl View for Floats<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+    fn shape(&self) -> &[usize] {
+        &self.0.shape
+    }
+    fn data(&self) -> Cow<'_, [u8]> {
+        self.0.values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    }
+    fn data_len(&self) -> usize {
+        size_of_val(self.0.values.as_slice())
+    }
+}
+
 fn floats(view: &TensorView<'_>) -> Result<Vec<f32>> {
     let data = view.data();
-    let halves = || data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
     Ok(match view.dtype() {
         Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         Dtype::F64 => data
             .chunks_exact(8)
             .map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32)
             .collect(),
-        Dtype::BF16 => halves().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect(),
-        Dtype::F16 => halves().map(half_to_float).collect(),
+        Dtype::BF16 => data.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::F16 => data.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
         other => bail!("element type {other:?} is not a float; known: F32, F64, F16, BF16"),
     })
-}
-
-fn half_to_float(bits: u16) -> f32 {
-    let (sign, exponent, fraction) = (bits >> 15, (bits >> 10) & 31, f32::from(bits & 1023));
-    let magnitude = match exponent {
-        0 => fraction * 2f32.powi(-24),
-        31 if fraction == 0.0 => f32::INFINITY,
-        31 => f32::NAN,
-        exponent => (1.0 + fraction / 1024.0) * 2f32.powi(i32::from(exponent) - 15),
-    };
-    if sign == 1 { -magnitude } else { magnitude }
 }
 
 #[cfg(test)]
@@ -108,7 +106,18 @@ mod tests {
     }
 
     #[test]
-    fn halves_convert_exactly() {
-        assert_eq!([0x3c00, 0xc000, 0x0001, 0x7bff].map(half_to_float), [1.0, -2.0, 2f32.powi(-24), 65504.0]);
+    fn half_precision_tensors_are_read_as_floats() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("w.safetensors");
+        let values = [1.0, -2.0, 0.5, 65504.0, 2f32.powi(-24)];
+        let half: Vec<u8> = values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect();
+        let brain: Vec<u8> = values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect();
+        let views = [("half", Dtype::F16, &half), ("brain", Dtype::BF16, &brain)]
+            .map(|(name, dtype, bytes)| (name, TensorView::new(dtype, vec![5], bytes).unwrap()));
+        fs::write(&path, serialize(views, None).unwrap()).unwrap();
+        let dict = read_safetensors(&path).unwrap();
+        assert_eq!(dict["half"].values, values);
+        let rounded = values.map(|value| bf16::from_f32(value).to_f32());
+        assert_eq!(dict["brain"].values, rounded);
     }
 }
