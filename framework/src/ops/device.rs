@@ -11,7 +11,7 @@ use crate::registry::nearest;
 /// What a recipe's `device` key asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best device this program was built for.
+    /// The first CUDA device where there is one, else libtorch on the CPU, else flex.
     Auto,
     /// libtorch on the CPU.
     Cpu,
@@ -56,7 +56,9 @@ pub fn open(choice: DeviceChoice) -> Result<Device> {
     match choice {
         DeviceChoice::Flex => Ok(Device::flex()),
         #[cfg(feature = "tch")]
-        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(libtorch_cpu()),
+        DeviceChoice::Auto => Ok(open_cuda(0).unwrap_or_else(|_| libtorch_cpu())),
+        #[cfg(feature = "tch")]
+        DeviceChoice::Cpu => Ok(libtorch_cpu()),
         #[cfg(not(feature = "tch"))]
         DeviceChoice::Auto => Ok(Device::flex()),
         #[cfg(not(feature = "tch"))]
@@ -76,12 +78,8 @@ fn libtorch_cpu() -> Device {
 #[cfg(feature = "tch")]
 #[allow(deprecated)]
 fn open_cuda(index: usize) -> Result<Device> {
-    super::libtorch::load_cuda().with_context(|| format!("`cuda:{index}`"))?;
-    let count = tch::Cuda::device_count();
-    if count <= 0 {
-        bail!("`cuda:{index}`: no NVIDIA device is visible; `cargo xtask doctor` says why, `device: cpu` runs here")
-    }
-    if index >= usize::try_from(count).unwrap_or(0) {
+    let count = super::libtorch::num_cuda_devices().with_context(|| format!("`cuda:{index}`"))?;
+    if index >= count {
         bail!("`cuda:{index}` is not there: {count} found, allowed are `cuda:0` to `cuda:{}`", count - 1)
     }
     Ok(Device::libtorch_cuda(index))

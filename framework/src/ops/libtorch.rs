@@ -18,6 +18,7 @@ unsafe extern "C" {
     fn rl_last_error() -> *const c_char;
     fn rl_set_threads(n: c_int) -> c_int;
     fn rl_threads() -> c_int;
+    fn rl_load_cuda() -> c_int;
 }
 
 /// Wraps a tensor that owns fresh storage (never a view of an input: burn would then write into it).
@@ -40,10 +41,15 @@ pub(super) fn own(handle: Handle) -> T {
 #[track_caller]
 pub(super) fn check(code: c_int) {
     if code != 0 {
-        // SAFETY: the shim's message is a NUL-terminated thread-local string.
-        let message = unsafe { CStr::from_ptr(rl_last_error()) }.to_string_lossy();
-        panic!("libtorch: {}", message.lines().next().unwrap_or(""));
+        panic!("libtorch: {}", last_error());
     }
+}
+
+/// First line of what the last failed shim call of this thread said.
+fn last_error() -> String {
+    // SAFETY: the shim's message is a NUL-terminated thread-local string.
+    let message = unsafe { CStr::from_ptr(rl_last_error()) }.to_string_lossy();
+    message.lines().next().unwrap_or_default().to_string()
 }
 
 /// Adds a gradient to the node, when there is one.
@@ -72,15 +78,22 @@ pub(super) fn name(device: &Device) -> String {
     format!("{:?}", device.as_dispatch().clone().inner()).to_lowercase()
 }
 
-/// Opens libtorch's CUDA library before the first CUDA query.
+/// Loads libtorch's CUDA library and counts its devices. Must come before any other question about CUDA: libtorch
+/// remembers the first answer.
 ///
 /// # Errors
-/// This build is linked against a libtorch without CUDA, or its driver is missing.
-pub(super) fn load_cuda() -> Result<()> {
-    if !tch::Cuda::is_available() {
+/// This libtorch has no CUDA library, or its driver is missing or too old; no device is visible.
+pub(super) fn num_cuda_devices() -> Result<usize> {
+    // SAFETY: plain call; the shim loads a library once.
+    if unsafe { rl_load_cuda() } != 0 {
         bail!(
-            "no CUDA device can be used: libtorch reports none; check the NVIDIA driver with `cargo xtask doctor`, or run with `device: cpu`"
+            "this libtorch has no usable CUDA ({}); get one with `cargo xtask libtorch --cuda`, or run with \
+             `device: cpu`",
+            last_error()
         )
     }
-    Ok(())
+    match usize::try_from(tch::Cuda::device_count()) {
+        Ok(count) if count > 0 => Ok(count),
+        _ => bail!("no NVIDIA device is visible; `cargo xtask doctor` says why, `device: cpu` runs here"),
+    }
 }

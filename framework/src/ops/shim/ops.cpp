@@ -11,6 +11,8 @@
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/native_layer_norm_backward.h>
 #include <cmath>
+#include <dlfcn.h>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -44,6 +46,20 @@ std::vector<Tensor> list(Handle* handles, int64_t n) {
   out.reserve(n);
   for (int64_t i = 0; i < n; i++) out.push_back(*handles[i]);
   return out;
+}
+
+void load_cuda() {
+  static void* const library = [] {
+    Dl_info cpu{};
+    if (!dladdr(reinterpret_cast<void*>(&at::get_num_threads), &cpu) || !cpu.dli_fname)
+      throw std::runtime_error("libtorch_cpu cannot be located");
+    std::string path = cpu.dli_fname;
+    path = path.substr(0, path.rfind('/') + 1) + "libtorch_cuda.so";
+    void* opened = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
+    if (!opened) throw std::runtime_error(dlerror());
+    return opened;
+  }();
+  (void)library;
 }
 
 // y = (x - mean) * rstd * (1 + scale) + shift for one row.
@@ -126,6 +142,11 @@ const char* rl_last_error() { return last_error.c_str(); }
 
 int rl_set_threads(int n) { RL_TRY(at::set_num_threads(n)) }
 int rl_threads() { return at::get_num_threads(); }
+
+// Loads libtorch_cuda from beside the libtorch_cpu in use; its constructors make CUDA known to libtorch.
+int rl_load_cuda() {
+  RL_TRY(load_cuda())
+}
 
 // Gradient of LayerNorm without affine; tch cannot pass the output mask.
 int rl_layer_norm_backward(Handle g, Handle x, Handle mean, Handle rstd, int64_t d, Handle* gx) {
