@@ -7,6 +7,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod erase;
 pub mod eval;
+pub mod files;
 pub mod log;
 pub mod nn;
 pub mod ops;

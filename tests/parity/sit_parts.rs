@@ -1,7 +1,7 @@
 //! SiT with projectors from a sidecar's settings, its loss, and its gradients by name.
 
 use super::case::{Case, Config, count};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use realign::burn::tensor::{Device, Tensor};
 use realign::erase::Slot;
 use realign::nn::ParamBuilder;
@@ -68,11 +68,11 @@ impl Parts {
                 ProjectorContext { hidden_size: spec.hidden_size, target_channels: count(channels)?, grid: spec.grid };
             projectors.push(Slot::new(projector.build(&context, &builder.child("projectors").child(i))?));
         }
-        let terms = if projectors.is_empty() { vec![] } else { vec![term(config)?] };
+        let terms = if projectors.is_empty() { vec![] } else { vec![term(config, projectors.len())?] };
         Ok(Self {
             model: load_state_dict(TrainModel { backbone, projectors }, params)?,
             objective: objective(config)?,
-            alignment: Alignment { terms, grid: Some(spec.grid) },
+            alignment: Alignment { terms, grid: spec.grid },
             depth,
             num_classes,
             time_scale,
@@ -101,8 +101,7 @@ impl Parts {
         let (mut projected, mut targets) = (vec![], vec![]);
         for (i, projector) in self.model.projectors.iter().enumerate() {
             targets.push(case.tensor(&name(&format!("zs.{i}")), device)?);
-            let grid = self.alignment.grid.context("no grid")?;
-            projected.push(projector.forward(taps[0].clone(), grid));
+            projected.push(projector.forward(taps[0].clone(), self.alignment.grid));
         }
         let targets = if targets.is_empty() { vec![] } else { vec![targets] };
         let AlignmentLosses { total: aligned, by_term } = self.alignment.loss(&self.model, &taps, targets, 0)?;
@@ -130,11 +129,12 @@ pub fn objective(config: &Config) -> Result<Box<dyn Objective>> {
     Ok(serde_json::from_value::<Box<dyn ObjectiveConfig>>(settings)?.build())
 }
 
-fn term(config: &Config) -> Result<Term> {
+fn term(config: &Config, num_projectors: usize) -> Result<Term> {
     let normalizer: Box<dyn NormalizerConfig> = serde_json::from_value(json!({ "type": "none" }))?;
     let loss: Box<dyn AlignmentLossConfig> = serde_json::from_value(json!({ "type": "cosine" }))?;
     Ok(Term {
         encoders: vec![],
+        num_projectors,
         normalizer: normalizer.build(),
         loss: loss.build(),
         proj_coeff: config.number("proj_coeff", 0.5),

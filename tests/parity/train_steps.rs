@@ -40,8 +40,7 @@ pub fn train_steps(case: &Case, device: &Device, found: &mut Comparison) -> Resu
                 found.gradient(case, &name, &gradient.values)?;
             }
         }
-        let (model, grad_norm) = optimizer.step(parts.model, summed, lr);
-        parts.model = model;
+        let grad_norm = optimizer.step(&mut parts.model, summed, lr);
         grad_norms(case, step, f64::from(to_host(grad_norm)[0]), norm(&by_name), found)?;
         let moved = Moved { step, noise: NOISE_RATES * lr * step as f64 };
         moved.compare(case, "param", &state_dict(&parts.model), found)?;

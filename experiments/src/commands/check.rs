@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use realign::train::{Sampling, Trainer, quantized_samples};
+use realign::sample::{Sampling, draw_pictures};
+use realign::train::Trainer;
 
 use super::recipe_args::{RecipeArgs, check_device};
 
@@ -31,11 +32,8 @@ impl Check {
         )?;
         if !plan.missing.is_empty() {
             writeln!(out, "not stepped, because this is missing:")?;
-            for file in &plan.missing {
-                match file.path.as_os_str().is_empty() {
-                    true => writeln!(out, "  {}", file.command)?,
-                    false => writeln!(out, "  {}: {}", file.path.display(), file.command)?,
-                }
+            for missing in &plan.missing {
+                writeln!(out, "  {missing}")?;
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -50,7 +48,7 @@ impl Check {
         }
         let model = trainer.weights(&plan.recipe.sample.weights)?;
         let sampling = Sampling::new(&plan.recipe.sample, plan.recipe.seed);
-        quantized_samples(&trainer.assembly, &model, plan.latent, &[0], 0, sampling)?;
+        draw_pictures(&trainer.assembly, &model, plan.latent, &[0], 0, sampling)?;
         writeln!(out, "{} loads, builds, steps and samples", plan.recipe_name)?;
         Ok(ExitCode::SUCCESS)
     }

@@ -9,8 +9,10 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Result};
 use clap::Args;
 use realign::eval::{Classifier, ClassifierReport};
+use realign::files::write_whole;
 use realign::recipe::Plan;
-use realign::train::{RunOptions, Sampling, Trainer, quantized_samples};
+use realign::sample::{Sampling, draw_pictures};
+use realign::train::{RunOptions, Trainer};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -73,7 +75,7 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
 fn judge(plan: &Plan, trainer: &Trainer, run_dir: &Path, out: &mut dyn Write) -> Result<()> {
     let (recipe, assembly) = (&plan.recipe, &trainer.assembly);
     let classifier = Classifier::train(assembly.dataset.clone(), recipe.image_size, &assembly.device, recipe.seed)?;
-    let on_data = classifier.judge_data(NUM_JUDGED)?;
+    let on_data = classifier.judge_data()?;
     let num_classes = assembly.dataset.num_classes();
     let labels: Vec<i64> = (0..NUM_JUDGED).map(|i| (i % num_classes) as i64).collect();
     let model = trainer.weights(&recipe.sample.weights)?;
@@ -81,12 +83,12 @@ fn judge(plan: &Plan, trainer: &Trainer, run_dir: &Path, out: &mut dyn Write) ->
     let mut pictures = vec![];
     for (chunk_idx, chunk) in labels.chunks(64).enumerate() {
         let first = (chunk_idx * 64) as u64;
-        pictures.extend(quantized_samples(assembly, &model, plan.latent, chunk, first, sampling)?);
+        pictures.extend(draw_pictures(assembly, &model, plan.latent, chunk, first, sampling)?);
     }
     let on_samples = classifier.judge(&pictures, &labels)?;
     writeln!(out, "a classifier trained on the data names what {NUM_JUDGED} pictures show:")?;
     writeln!(out, "  samples: {}", shares(&on_samples))?;
-    writeln!(out, "  data:    {} (pictures it has not been judged on before)", shares(&on_data))?;
+    writeln!(out, "  data:    {} ({} pictures it was not trained on)", shares(&on_data), on_data.count)?;
     let result = serde_json::json!({
         "step": trainer.step,
         "recipe_digest": plan.digest()?,
@@ -101,7 +103,7 @@ fn judge(plan: &Plan, trainer: &Trainer, run_dir: &Path, out: &mut dyn Write) ->
     });
     let path = run_dir.join("result.json");
     let text = serde_json::to_string_pretty(&result).context("cannot write the result")? + "\n";
-    std::fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))
+    write_whole(&path, text.as_bytes())
 }
 
 fn shares(report: &ClassifierReport) -> String {

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use realign::checkpoint::{self, Checkpoint};
+use realign::files::write_whole;
 use realign::recipe::{LabelSampling, Layered, Plan};
-use realign::sample::{ImageWriter, sample_labels};
-use realign::train::{Assembly, Sampling, build_model, quantized_samples};
+use realign::sample::{ImageWriter, Sampling, draw_pictures, sample_labels};
+use realign::train::{Assembly, build_model};
 
 use super::recipe_args::check_device;
 use crate::progress::pictures_bar;
@@ -69,7 +70,7 @@ impl Sample {
         let bar = pictures_bar(self.num);
         for (i, chunk) in labels.chunks(self.batch).enumerate() {
             let first = (i * self.batch) as u64;
-            writer.write(&quantized_samples(&assembly, &model, plan.latent, chunk, first, sampling)?)?;
+            writer.write(&draw_pictures(&assembly, &model, plan.latent, chunk, first, sampling)?)?;
             bar.inc(chunk.len() as u64);
         }
         bar.finish_and_clear();
@@ -121,6 +122,6 @@ impl Sample {
         let mut path = target.as_os_str().to_os_string();
         path.push(".json");
         let text = serde_json::to_string_pretty(&about).context("cannot write the settings")? + "\n";
-        std::fs::write(&path, text).with_context(|| format!("cannot write `{}`", Path::new(&path).display()))
+        write_whole(Path::new(&path), text.as_bytes())
     }
 }

@@ -37,6 +37,7 @@ pub struct State {
 /// # Errors
 /// The disk refuses; older checkpoints are untouched and nothing half-written carries a checkpoint's name.
 pub fn save(trainer: &Trainer, plan: &Plan, run_dir: &Path) -> Result<PathBuf> {
+    ensure!(!trainer.is_torn(), "the last update failed half-way; its weights are of no step and are not saved");
     let (optimizer, optimizer_step) = trainer.optimizer.state_dict();
     let state = State {
         step: trainer.step,
@@ -44,11 +45,14 @@ pub fn save(trainer: &Trainer, plan: &Plan, run_dir: &Path) -> Result<PathBuf> {
         recipe_digest: plan.digest()?,
         version: env!("CARGO_PKG_VERSION").into(),
     };
-    let mut tensors = vec![("model".to_string(), state_dict(trainer.model())), ("optimizer".into(), optimizer)];
-    tensors.extend(trainer.emas.iter().map(|ema| (format!("ema-{}", ema.settings.name), state_dict(ema.model()))));
     folder::write(&run_dir.join("checkpoints"), trainer.step, |folder| {
-        for (name, dict) in &tensors {
-            write_safetensors(&folder.join(format!("{name}.safetensors")), dict)?;
+        let write = |name: &str, dict: &StateDict| write_safetensors(&folder.join(format!("{name}.safetensors")), dict);
+        write("optimizer", &optimizer)?;
+        drop(optimizer);
+        // One copy at a time on the host.
+        write("model", &state_dict(&trainer.model))?;
+        for ema in &trainer.emas {
+            write(&format!("ema-{}", ema.settings.name), &state_dict(ema.model()))?;
         }
         let text = serde_json::to_string_pretty(&state).context("cannot write the state")?;
         folder::write_file(&folder.join("state.json"), text.as_bytes())
@@ -69,7 +73,7 @@ pub fn restore(trainer: &mut Trainer, plan: &Plan, checkpoint: &Checkpoint) -> R
         state.recipe_digest
     );
     let read = |name: &str| tensors(checkpoint, name);
-    let model = load_state_dict(trainer.model().clone(), read("model")?)
+    let model = load_state_dict(trainer.model.clone(), read("model")?)
         .with_context(|| format!("`{}`", checkpoint.path.display()))?;
     let emas = plan
         .recipe
@@ -80,7 +84,7 @@ pub fn restore(trainer: &mut Trainer, plan: &Plan, checkpoint: &Checkpoint) -> R
     let emas = emas.collect::<Result<Vec<_>>>()?;
     trainer.optimizer.load_state_dict(read("optimizer")?, state.optimizer_step)?;
     trainer.emas = emas;
-    trainer.set_model(model);
+    trainer.model = model;
     trainer.step = state.step;
     Ok(())
 }

@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
 
 use crate::data::loader::{Batch, Loader, LoaderConfig};
 use crate::nn::{GridConv2d, Linear, ParamBuilder};
 use crate::ops::{self, AdamWState, AdamWStep};
-use crate::plugin::{Dataset, PatchGrid};
+use crate::plugin::{Dataset, Example, PatchGrid};
 use crate::train::{flat_gradients, flat_parameters, with_flat};
 use crate::weights::to_host;
 
 const STEPS: u64 = 800; // names every color and nearly every shape of held-out pictures of `shapes`
 const BATCH: usize = 64;
 const LEARNING_RATE: f64 = 2e-3;
+const HELD_OUT: usize = 256; // at most, and at most a tenth of the data
 const WIDTH: usize = 32;
 const STAGES: usize = 3;
 
@@ -24,6 +25,8 @@ const STAGES: usize = 3;
 pub struct Classifier {
     model: Network,
     dataset: Arc<dyn Dataset>,
+    /// Examples it was trained on; those after them judge the judge.
+    num_trained: usize,
     device: Device,
     image_size: usize,
 }
@@ -41,9 +44,12 @@ impl Classifier {
     /// Trains for a few hundred steps; the same seed gives the same classifier.
     ///
     /// # Errors
-    /// The data cannot be read.
+    /// The data cannot be read, or is a single picture.
     pub fn train(dataset: Arc<dyn Dataset>, image_size: usize, device: &Device, seed: u64) -> Result<Self> {
         let training = device.clone().autodiff();
+        let len = dataset.len();
+        ensure!(len > 1, "a classifier needs pictures to train on and others to be judged on; the data set has {len}");
+        let num_trained = len - (len / 10).clamp(1, HELD_OUT);
         let mut model = Network::new(&ParamBuilder::new(&training, seed), dataset.num_classes());
         let config = LoaderConfig {
             batch_size: BATCH,
@@ -54,7 +60,7 @@ impl Classifier {
             flip: 0.0,
             start_step: 0,
         };
-        let mut loader = Loader::new(dataset.clone(), config)?;
+        let mut loader = Loader::new(Arc::new(First { dataset: dataset.clone(), len: num_trained }), config)?;
         let (_, params) = flat_parameters(&model, true);
         let zeros = || params.iter().map(Tensor::zeros_like).collect();
         let mut state = AdamWState { first: zeros(), second: zeros() };
@@ -71,7 +77,7 @@ impl Classifier {
                 model = with_flat(model, &params, true);
             }
         }
-        Ok(Self { model: model.valid(), dataset, device: device.clone(), image_size })
+        Ok(Self { model: model.valid(), dataset, num_trained, device: device.clone(), image_size })
     }
 
     /// Judges pictures (sample, row, column, channel) that were asked to show `labels`.
@@ -80,7 +86,7 @@ impl Classifier {
     /// There is no picture, or their size is not the data set's.
     pub fn judge(&self, pictures: &[u8], labels: &[i64]) -> Result<ClassifierReport> {
         let (side, count) = (self.image_size, labels.len());
-        anyhow::ensure!(
+        ensure!(
             count > 0 && pictures.len() == count * side * side * 3,
             "the classifier judges pictures of side {side}; {count} of them are not {} bytes",
             pictures.len()
@@ -105,19 +111,40 @@ impl Classifier {
         Ok(ClassifierReport { accuracy, count })
     }
 
-    /// Judges the last `count` pictures of the data set itself: how far the judge can be trusted.
+    /// Judges pictures of the data set that it was not trained on: how far the judge can be trusted.
     ///
     /// # Errors
     /// The data cannot be read.
-    pub fn judge_data(&self, count: usize) -> Result<ClassifierReport> {
-        let len = self.dataset.len();
+    pub fn judge_data(&self) -> Result<ClassifierReport> {
         let (mut pixels, mut labels) = (vec![], vec![]);
-        for idx in len.saturating_sub(count)..len {
+        for idx in self.num_trained..self.dataset.len() {
             let example = self.dataset.get(idx).with_context(|| format!("example {idx}"))?;
             pixels.extend_from_slice(example.image.pixels());
             labels.push(example.label as i64);
         }
         self.judge(&pixels, &labels)
+    }
+}
+
+/// The first examples of a data set.
+#[derive(Debug)]
+struct First {
+    dataset: Arc<dyn Dataset>,
+    len: usize,
+}
+
+impl Dataset for First {
+    fn len(&self) -> usize {
+        self.len
+    }
+    fn num_classes(&self) -> usize {
+        self.dataset.num_classes()
+    }
+    fn class_name(&self, label: usize) -> String {
+        self.dataset.class_name(label)
+    }
+    fn get(&self, idx: usize) -> Result<Example> {
+        self.dataset.get(idx)
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-use super::record_file::write_aside;
+use crate::files::write_whole;
 
 const RGB: usize = 3;
 const BACKGROUND: u8 = 255; // white, as a page
@@ -57,6 +57,18 @@ pub fn image_grid(
     Ok((grid, grid_width, grid_height))
 }
 
+/// Each pixel as a square of `factor` pixels, at least 1: tiny pictures that a person can look at.
+///
+/// # Shapes
+/// * `images`: `[count, height, width, 3]`; the result is `[count, factor · height, factor · width, 3]`
+pub fn magnify(images: &[u8], width: usize, factor: usize) -> Vec<u8> {
+    let lines = images.chunks(width.max(1) * RGB).flat_map(|line| {
+        let wide: Vec<u8> = line.chunks(RGB).flat_map(|pixel| pixel.repeat(factor)).collect();
+        wide.repeat(factor)
+    });
+    lines.collect()
+}
+
 /// Writes an RGB picture as PNG beside `path`, then renames.
 ///
 /// # Shapes
@@ -66,7 +78,7 @@ pub fn image_grid(
 /// When `rgb` does not have that shape, or the file cannot be written.
 pub fn save_png(path: &Path, rgb: &[u8], width: usize, height: usize) -> Result<()> {
     let png = encode_png(rgb, width, height).with_context(|| format!("cannot write `{}`", path.display()))?;
-    write_aside(path, &png)
+    write_whole(path, &png)
 }
 
 /// The PNG file of an RGB picture.
@@ -113,6 +125,14 @@ mod tests {
     fn a_row_that_is_not_full_makes_no_empty_columns() {
         let (_, width, height) = image_grid(&[0; 2 * 3 * 5 * RGB], 2, 3, 5, 7, 2).unwrap();
         assert_eq!((width, height), (12, 3));
+    }
+
+    #[test]
+    fn a_magnified_pixel_is_a_square() {
+        // Two pixels beside each other, and two such pictures.
+        let images: Vec<u8> = [1, 2, 3, 4].into_iter().flat_map(|red| [red, 0, 9]).collect();
+        let red: Vec<u8> = magnify(&images, 2, 2).chunks(RGB).map(|pixel| pixel[0]).collect();
+        assert_eq!(red, [1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4, 3, 3, 4, 4]);
     }
 
     #[test]

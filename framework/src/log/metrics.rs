@@ -6,7 +6,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde_json::{Map, Number, Value};
 
-use super::record_file::{RecordFile, write_aside};
+use super::record_file::RecordFile;
+use crate::files::write_whole;
 
 /// Appends lines such as `{"step":100,"time_s":12.5,"train/loss":0.81}`.
 ///
@@ -101,7 +102,7 @@ fn repair_lines(path: &Path, resume_step: Option<u64>) -> Result<Kept> {
         }
     }
     if good != found {
-        write_aside(path, &good)?;
+        write_whole(path, &good)?;
     }
     Ok(kept)
 }

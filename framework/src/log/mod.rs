@@ -14,7 +14,7 @@ mod run_log;
 mod tensorboard;
 
 pub use event::{Event, EventSink, SilentSink};
-pub use grid::{encode_png, image_grid, save_png};
+pub use grid::{encode_png, image_grid, magnify, save_png};
 pub use metrics::MetricsWriter;
 pub use run_log::RunLog;
 pub use tensorboard::EventWriter;

@@ -1,10 +1,8 @@
-//! Files of whole records, and files that appear whole.
+//! Files of whole records.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result};
 
 /// A file that grows by whole records; a failed write is remembered and never raised.
 ///
@@ -114,19 +112,6 @@ impl FirstProblem {
     }
 }
 
-/// Writes `bytes` beside `path`, then renames: whoever looks sees the file before or the file after, never a half.
-pub(super) fn write_aside(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".{}.partial", std::process::id()));
-    let written = File::create(&aside)
-        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .and_then(|()| std::fs::rename(&aside, path));
-    if written.is_err() {
-        std::fs::remove_file(&aside).ok(); // it may not exist; the error that matters is reported below
-    }
-    written.with_context(|| format!("cannot write `{}`", path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,14 +137,5 @@ mod tests {
         records.flush();
         assert!(records.take_problem().unwrap().contains("was removed"));
         assert_eq!(records.take_problem(), None);
-    }
-
-    #[test]
-    fn a_failed_write_aside_leaves_the_old_file_and_no_scraps() {
-        let dir = tempfile::tempdir().unwrap();
-        let taken = dir.path().join("taken");
-        std::fs::create_dir_all(taken.join("inside")).unwrap();
-        assert!(write_aside(&taken, b"bytes").unwrap_err().to_string().contains("taken"));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }

@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 
 use super::grid::encode_png;
 use super::metrics::MetricsWriter;
-use super::record_file::{FirstProblem, write_aside};
+use super::record_file::FirstProblem;
 use super::tensorboard::EventWriter;
+use crate::files::write_whole;
 
 /// Everything a run logs, in its folder.
 ///
@@ -101,7 +102,7 @@ fn write_picture(path: &Path, png: &[u8]) -> Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
     }
-    write_aside(path, png)
+    write_whole(path, png)
 }
 
 /// A tag as part of a file name: everything but letters, digits, `-` and `.` becomes an underscore.

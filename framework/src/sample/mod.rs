@@ -6,6 +6,7 @@ mod draws;
 mod export;
 mod guidance;
 mod npz;
+mod pictures;
 mod quantize;
 mod solvers;
 
@@ -13,5 +14,6 @@ pub use draws::{image_noise, sample_labels};
 pub use export::ImageWriter;
 pub use guidance::GuidedVelocity;
 pub use npz::NpzWriter;
+pub use pictures::{Sampling, draw_pictures};
 pub use quantize::{Quantization, quantize};
 pub use solvers::{finish, ode_euler, ode_heun, score_from_velocity, sde_euler_maruyama};

@@ -17,19 +17,21 @@ pub struct AlignmentLosses {
 }
 
 /// All alignment terms of a run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Alignment {
     /// The terms, in the recipe's order.
     pub terms: Vec<Term>,
     /// Grid of the backbone's tokens.
-    pub grid: Option<PatchGrid>,
+    pub grid: PatchGrid,
 }
 
 /// One term.
 #[derive(Debug)]
 pub struct Term {
-    /// Frozen encoders.
+    /// Frozen encoders, one for each projector; none where somebody else supplies the features.
     pub encoders: Vec<Slot<EncoderKind>>,
+    /// Projectors of this term: the next that many of the model's.
+    pub num_projectors: usize,
     /// What happens to their features first.
     pub normalizer: Box<dyn Normalizer>,
     /// Distance of features and projected tokens.
@@ -67,10 +69,9 @@ impl Alignment {
     /// # Errors
     /// An encoder refuses the pictures.
     pub fn targets(&self, images: &Tensor<4>, step: u64) -> Result<Vec<Vec<Tensor<3>>>> {
-        let Some(grid) = self.grid else { return Ok(vec![]) };
         let features = |term: &Term| {
             let encode = |encoder: &Slot<EncoderKind>| {
-                Ok(term.normalizer.normalize(encoder.encode(images.clone())?.tokens, grid))
+                Ok(term.normalizer.normalize(encoder.encode(images.clone())?.tokens, self.grid))
             };
             let encoders = if term.is_active(step) { &term.encoders[..] } else { &[] };
             encoders.iter().map(encode).collect::<Result<Vec<_>>>()
@@ -95,17 +96,16 @@ impl Alignment {
     ) -> Result<AlignmentLosses> {
         let depths = self.taps(step);
         let (mut losses, mut projector) = (AlignmentLosses::default(), 0);
-        let Some(grid) = self.grid else { return Ok(losses) };
         for (i, (term, targets)) in self.terms.iter().zip(targets).enumerate() {
             let (first, count) = (projector, targets.len());
-            projector += term.encoders.len().max(count);
+            projector += term.num_projectors;
             let Some(tap) = depths.iter().position(|depth| *depth == term.encoder_depth).and_then(|at| taps.get(at))
             else {
                 continue;
             };
             let mut sum = None;
             for (target, projector) in targets.into_iter().zip(&model.projectors[first..]) {
-                let projected = projector.forward(tap.clone(), grid);
+                let projected = projector.forward(tap.clone(), self.grid);
                 ensure!(
                     projected.dims() == target.dims(),
                     "alignment term {i}: projected tokens are {:?} and features {:?}",

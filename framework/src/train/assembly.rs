@@ -51,17 +51,14 @@ impl Assembly {
     pub fn new(plan: &Plan) -> Result<Self> {
         let recipe = &plan.recipe;
         let device = DeviceChoice::parse(&recipe.device).and_then(ops::open).context("device")?;
-        if let Some(file) = plan.missing.first() {
-            match file.path.as_os_str().is_empty() {
-                true => bail!("{}", file.command),
-                false => bail!("`{}` is missing; {}", file.path.display(), file.command),
-            }
+        if let Some(missing) = plan.missing.first() {
+            bail!("{missing}");
         }
         let dataset: Arc<dyn Dataset> = recipe.data.open(&plan.dataset_context()).context("data")?.into();
         let context = ConditionerContext { num_classes: dataset.num_classes(), device: device.clone() };
         let alignment = Alignment {
             terms: recipe.alignment.iter().map(|term| build_term(plan, term, &device)).collect::<Result<_>>()?,
-            grid: Some(plan.backbone.grid),
+            grid: plan.backbone.grid,
         };
         Ok(Self {
             autoencoder: Slot::new(recipe.autoencoder.build(&device).context("autoencoder")?),
@@ -126,6 +123,7 @@ fn build_term(plan: &Plan, term: &AlignmentTerm, device: &Device) -> Result<Term
     };
     let encoders = term.encoders.iter().map(|encoder| Ok(Slot::new(encoder.build(&context).context("encoder")?)));
     Ok(Term {
+        num_projectors: term.encoders.len(),
         encoders: encoders.collect::<Result<_>>()?,
         normalizer: term.normalizer.build(),
         loss: term.loss.build(),

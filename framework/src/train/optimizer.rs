@@ -67,11 +67,11 @@ impl Optimizer {
         Self { settings, names, state: AdamWState { first: zeros(), second: zeros() }, step: 0 }
     }
 
-    /// One update. Returns the model and the gradient's global norm before clipping, `[1]`.
-    pub fn step(&mut self, model: TrainModel, gradients: Gradients, lr: f64) -> (TrainModel, Tensor<1>) {
-        let (_, mut params) = flat_parameters(&model, true);
+    /// One update of the model. Returns the gradient's global norm before clipping, `[1]`.
+    pub fn step(&mut self, model: &mut TrainModel, gradients: Gradients, lr: f64) -> Tensor<1> {
+        let (_, mut params) = flat_parameters(model, true);
         let Some(device) = params.first().map(Tensor::device) else {
-            return (model, Tensor::zeros([1], &burn::tensor::Device::flex()));
+            return Tensor::zeros([1], &burn::tensor::Device::flex());
         };
         self.step += 1;
         let norm = ops::global_norm(&gradients.0, &device);
@@ -80,8 +80,10 @@ impl Optimizer {
         let divisor = max_grad_norm.map(|max| ((norm.clone() + 1e-6) / max).clamp_min(1.0));
         let settings = AdamWStep { step: self.step, lr, betas, eps, weight_decay };
         let is_in_place = ops::adamw(&mut params, gradients.0, &mut self.state, settings, divisor);
-        let model = if is_in_place { model } else { with_flat(model, &params, true) };
-        (model, norm)
+        if !is_in_place {
+            *model = with_flat(model.clone(), &params, true);
+        }
+        norm
     }
 
     /// Moments by parameter name, and the number of steps done.

@@ -1,18 +1,22 @@
 //! The loop around the step: resume, logs, previews, checkpoints, stopping.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use super::preview::{Sampling, quantized_samples};
 use super::trainer::{StepStats, Trainer};
 use crate::checkpoint;
-use crate::log::{Event, EventSink, RunLog, image_grid};
+use crate::files::write_whole;
+use crate::log::{Event, EventSink, RunLog, image_grid, magnify};
 use crate::ops;
 use crate::recipe::{Layered, Plan};
+use crate::sample::{Sampling, draw_pictures};
+
+const LOCK: &str = ".lock";
+const PREVIEW_SIDE: usize = 64; // pixels of the smallest picture that a person sees something in
 
 /// How a run is started.
 #[derive(Debug)]
@@ -28,11 +32,14 @@ pub struct RunOptions<'a> {
 /// Returns the trainer at its last step, for whoever evaluates the network next.
 ///
 /// # Errors
-/// The data, the device or the disk fails; the newest checkpoint then stays as it is.
+/// The data, the device or the disk fails, or another program trains in the folder. What was trained until then is
+/// saved where that is possible; checkpoints that are there stay.
 pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut dyn EventSink) -> Result<Trainer> {
     let started = Instant::now();
     let run_dir = options.run_dir.as_path();
     let mut trainer = Trainer::new(plan)?;
+    fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run folder `{}`", run_dir.display()))?;
+    let _lock = lock(run_dir)?;
     let resumed_from = resume(&mut trainer, plan, run_dir, sink)?;
     describe(plan, layered, &trainer, run_dir)?;
     let mut log = RunLog::open(run_dir, Some(trainer.step))?;
@@ -41,8 +48,8 @@ pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut d
     }
     let total_steps = plan.recipe.train.steps;
     sink.event(&Event::Started { run_dir: run_dir.to_path_buf(), total_steps, resumed_from });
-    let mut session =
-        Session { plan, run_dir, log, sink, total_steps, mark: (Instant::now(), trainer.step), wait_s: 0.0 };
+    let (mark, saved_step) = ((Instant::now(), trainer.step), trainer.step);
+    let mut session = Session { plan, run_dir, log, sink, total_steps, mark, wait_s: 0.0, saved_step };
     let end = session.train(&mut trainer, options.stop);
     session.report_problems();
     session.log.flush();
@@ -61,14 +68,19 @@ struct Session<'a> {
     /// Time and step of the last log line, for the speed.
     mark: (Instant, u64),
     wait_s: f64,
+    saved_step: u64,
 }
 
 impl Session<'_> {
     fn train(&mut self, trainer: &mut Trainer, stop: &AtomicBool) -> Result<()> {
         let when = self.plan.recipe.log;
         let is_due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
+        let mut unread = None;
         while trainer.step < self.total_steps {
-            let stats = trainer.step(self.plan)?;
+            let stats = match trainer.step(self.plan) {
+                Ok(stats) => stats,
+                Err(problem) => return Err(self.rescue(trainer, unread, problem)),
+            };
             let (step, is_last) = (trainer.step, trainer.step == self.total_steps);
             // Read once a round: a stop that comes later is the next round's, which saves before it ends.
             let is_stopping = stop.load(Ordering::Relaxed);
@@ -77,15 +89,22 @@ impl Session<'_> {
             if step == 1 || is_saving || is_due(step, when.every) {
                 // Read before every save: weights that are not finite must not become a checkpoint.
                 self.log_step(step, stats)?;
+                unread = None;
+            } else {
+                unread = Some(stats);
             }
             if is_due(step, when.histogram_every) {
                 self.histograms(trainer);
             }
             if is_saving {
-                self.save(trainer)?;
+                match self.save(trainer) {
+                    // The next save may find room; until then the checkpoint before stands.
+                    Err(problem) if !is_last && !is_stopping => self.warn(&problem),
+                    end => end?,
+                }
             }
             if is_last || is_due(step, when.preview_every) {
-                self.preview(trainer)?;
+                self.preview(trainer).unwrap_or_else(|problem| self.warn(&problem.context("no preview")));
             }
             if is_stopping {
                 break;
@@ -119,8 +138,26 @@ impl Session<'_> {
         checkpoint::prune(&self.run_dir.join("checkpoints"), self.plan.recipe.log.keep_checkpoints);
         self.log.flush();
         self.sink.event(&Event::Saved { step: trainer.step, path });
-        self.mark = (Instant::now(), trainer.step);
+        (self.mark, self.saved_step) = ((Instant::now(), trainer.step), trainer.step);
         Ok(())
+    }
+
+    /// Saves what was trained before `problem`, and says so; `unread` are the numbers of the last step.
+    fn rescue(&mut self, trainer: &Trainer, unread: Option<StepStats>, problem: anyhow::Error) -> anyhow::Error {
+        let step = trainer.step;
+        let is_finite = unread.is_none_or(|stats| stats.read().is_ok());
+        let problem = problem.context(format!("training ended after step {step}"));
+        if step <= self.saved_step || trainer.is_torn() || !is_finite {
+            return problem;
+        }
+        match self.save(trainer) {
+            Ok(()) => problem,
+            Err(unsaved) => problem.context(format!("{unsaved:#}")),
+        }
+    }
+
+    fn warn(&mut self, problem: &anyhow::Error) {
+        self.sink.event(&Event::Warning(format!("{problem:#}")));
     }
 
     fn preview(&mut self, trainer: &Trainer) -> Result<()> {
@@ -132,24 +169,21 @@ impl Session<'_> {
         let num_classes = trainer.assembly.dataset.num_classes().max(1);
         let labels: Vec<i64> = (0..section.num_preview).map(|i| (i % num_classes) as i64).collect();
         let sampling = Sampling::new(section, self.plan.recipe.seed);
-        let latent = self.plan.latent;
-        let side = self.plan.recipe.image_size;
-        let bytes = quantized_samples(&trainer.assembly, &model, latent, &labels, 0, sampling)?;
-        match image_grid(&bytes, labels.len(), side, side, 8.min(labels.len()), 2) {
-            Ok((grid, width, height)) => {
-                let tag = format!("sample/{}", section.weights);
-                if let Some(path) = self.log.image(&tag, trainer.step, &grid, width, height) {
-                    self.sink.event(&Event::Preview { step: trainer.step, path });
-                }
-            }
-            Err(problem) => self.sink.event(&Event::Warning(format!("no preview: {problem:#}"))),
+        let bytes = draw_pictures(&trainer.assembly, &model, self.plan.latent, &labels, 0, sampling)?;
+        let factor = PREVIEW_SIDE.div_ceil(self.plan.recipe.image_size);
+        let side = factor * self.plan.recipe.image_size;
+        let pictures = magnify(&bytes, self.plan.recipe.image_size, factor);
+        let (grid, width, height) = image_grid(&pictures, labels.len(), side, side, 8.min(labels.len()), 2)?;
+        let tag = format!("sample/{}", section.weights);
+        if let Some(path) = self.log.image(&tag, trainer.step, &grid, width, height) {
+            self.sink.event(&Event::Preview { step: trainer.step, path });
         }
         self.mark = (Instant::now(), trainer.step);
         Ok(())
     }
 
     fn histograms(&mut self, trainer: &Trainer) {
-        for (name, tensor) in crate::weights::state_dict(trainer.model()) {
+        for (name, tensor) in crate::weights::state_dict(&trainer.model) {
             self.log.histogram(&format!("weights/{name}"), trainer.step, &tensor.values);
         }
     }
@@ -186,14 +220,26 @@ fn refuse_other_recipe(plan: &Plan, run_dir: &Path) -> Result<()> {
     }
 }
 
+/// Refuses a folder in which another program trains; the lock ends with the file or the program.
+fn lock(run_dir: &Path) -> Result<Option<File>> {
+    let path = run_dir.join(LOCK);
+    let file = File::create(&path).with_context(|| format!("cannot write `{}`", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            bail!(
+                "another program trains in `{}`; wait for it, or choose another folder with --run-dir",
+                run_dir.display()
+            )
+        }
+        // Some network file systems have no locks.
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
 /// Leaves the resolved recipe and what made the run beside its logs.
 fn describe(plan: &Plan, layered: &Layered, trainer: &Trainer, run_dir: &Path) -> Result<()> {
-    let write = |name: &str, text: &str| {
-        let path = run_dir.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write `{}`", path.display()))
-    };
-    fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run folder `{}`", run_dir.display()))?;
-    write("recipe.yaml", &layered.to_yaml()?)?;
+    write_whole(&run_dir.join("recipe.yaml"), layered.to_yaml()?.as_bytes())?;
     let about = serde_json::json!({
         "recipe": plan.recipe_name,
         "profile": plan.profile_name,
@@ -203,5 +249,6 @@ fn describe(plan: &Plan, layered: &Layered, trainer: &Trainer, run_dir: &Path) -
         "device": ops::describe(&trainer.assembly.device),
         "resume": "run the same command again",
     });
-    write("run.json", &(serde_json::to_string_pretty(&about).context("cannot write run.json")? + "\n"))
+    let text = serde_json::to_string_pretty(&about).context("cannot write run.json")? + "\n";
+    write_whole(&run_dir.join("run.json"), text.as_bytes())
 }

@@ -21,12 +21,14 @@ pub struct Trainer {
     pub assembly: Assembly,
     /// Optimizer steps done.
     pub step: u64,
-    model: Option<TrainModel>,
+    /// The trained weights.
+    pub model: TrainModel,
     /// AdamW and its moments.
     pub optimizer: Optimizer,
     /// Moving averages, in the recipe's order.
     pub emas: Vec<Ema>,
     loader: Option<Loader>,
+    is_torn: bool,
 }
 
 /// What one step measured; the numbers stay on the device until [`read`](Self::read).
@@ -87,26 +89,19 @@ impl Trainer {
         };
         let optimizer = Optimizer::new(&model, settings);
         let emas = train.ema.iter().map(|ema| Ema::new(&model, ema.clone())).collect::<Result<_>>()?;
-        Ok(Self { assembly, step: 0, model: Some(model), optimizer, emas, loader: None })
+        Ok(Self { assembly, step: 0, model, optimizer, emas, loader: None, is_torn: false })
     }
 
-    /// The trained weights.
-    pub fn model(&self) -> &TrainModel {
-        match &self.model {
-            Some(model) => model,
-            None => unreachable!("the model is away only inside `step`"),
-        }
-    }
-
-    /// Replaces the trained weights.
-    pub fn set_model(&mut self, model: TrainModel) {
-        self.model = Some(model);
+    /// Whether an update failed half-way, so that weights and moments are of no step.
+    pub fn is_torn(&self) -> bool {
+        self.is_torn
     }
 
     /// One optimizer step: gradients over all micro-batches, clip, AdamW, moving averages.
     ///
     /// # Errors
-    /// Data cannot be read, or the tensor library fails; the state is then that of the step before.
+    /// Data cannot be read, or the tensor library fails. The state is then that of the step before, unless
+    /// [`is_torn`](Self::is_torn).
     pub fn step(&mut self, plan: &Plan) -> Result<StepStats> {
         let train = &plan.recipe.train;
         let micro_batches = train.micro_batches();
@@ -115,21 +110,23 @@ impl Trainer {
         for micro in 0..micro_batches as u64 {
             let batch = self.loader(plan)?.next()?;
             wait_s += batch.wait_s;
-            let loss = ops::guard(|| self.assembly.loss(self.model(), &batch, &streams.at(self.step, micro)))?;
+            let loss = ops::guard(|| self.assembly.loss(&self.model, &batch, &streams.at(self.step, micro)))?;
             scalars.extend(loss.scalars);
-            let model = self.model();
             ops::guard(|| {
-                gradients.add(model, (loss.total / micro_batches as f64).backward());
+                gradients.add(&self.model, (loss.total / micro_batches as f64).backward());
                 Ok(())
             })?;
         }
         let learning_rate = learning_rate(train, self.step);
-        let model = self.model.take().context("the model is away")?;
-        let (model, norm) = self.optimizer.step(model, gradients, learning_rate);
-        for ema in &mut self.emas {
-            ema.update(&model, self.step);
-        }
-        self.model = Some(model);
+        self.is_torn = true;
+        let norm = ops::guard(|| {
+            let norm = self.optimizer.step(&mut self.model, gradients, learning_rate);
+            for ema in &mut self.emas {
+                ema.update(&self.model, self.step);
+            }
+            Ok(norm)
+        })?;
+        self.is_torn = false;
         self.step += 1;
         scalars.push(("train/grad_norm".into(), norm));
         Ok(StepStats { learning_rate, wait_s, scalars })
@@ -159,7 +156,7 @@ impl Trainer {
     pub fn weights(&self, name: &str) -> Result<TrainModel> {
         use burn::module::Module;
         if name == "model" {
-            return Ok(self.model().valid());
+            return Ok(self.model.valid());
         }
         let ema = self.emas.iter().find(|ema| ema.settings.name == name);
         Ok(ema.with_context(|| format!("no moving average is called `{name}`"))?.model().clone())

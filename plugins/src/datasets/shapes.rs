@@ -283,7 +283,7 @@ mod tests {
         let dataset: std::sync::Arc<dyn Dataset> =
             ShapesConfig::default().open(&DatasetContext { image_size: 32, seed: 0 }).unwrap().into();
         let device = ops::open(ops::DeviceChoice::Auto).unwrap();
-        let report = Classifier::train(dataset, 32, &device, 0).unwrap().judge_data(512).unwrap();
+        let report = Classifier::train(dataset, 32, &device, 0).unwrap().judge_data().unwrap();
         assert_eq!(report.accuracy[0].0, "color");
         assert!(report.accuracy[0].1 > 0.99 && report.accuracy[1].1 > 0.95, "{report:?}");
     }

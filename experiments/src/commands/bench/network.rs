@@ -74,6 +74,7 @@ impl Network {
         let loss: Box<dyn AlignmentLossConfig> = plugin(json!({"type": "cosine"}))?;
         let term = Term {
             encoders: vec![],
+            num_projectors: 1,
             normalizer: normalizer.build(),
             loss: loss.build(),
             proj_coeff: 0.5,
@@ -84,7 +85,7 @@ impl Network {
             OptimizerSettings { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, max_grad_norm: Some(1.0) };
         Ok(Self {
             optimizer: Optimizer::new(&model, settings),
-            alignment: Alignment { terms: vec![term], grid: Some(spec.grid) },
+            alignment: Alignment { terms: vec![term], grid: spec.grid },
             objective: objective.build(),
             model,
         })

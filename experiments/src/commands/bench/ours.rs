@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use realign::burn::tensor::{Device, Tensor, TensorData};
 use realign::ops::{self, DeviceChoice};
 use realign::plugin::{Condition, Draws, ObjectiveInput};
@@ -17,7 +17,7 @@ use super::network::{Network, Sizes};
 /// A network and one batch.
 pub struct OurStep {
     device: Device,
-    network: Option<Network>,
+    network: Network,
     average: Ema,
     batch: OurBatch,
     step: u64,
@@ -46,17 +46,11 @@ impl OurBatch {
     }
 }
 
-/// One optimizer step; returns the network and its loss.
+/// One optimizer step; returns its loss.
 ///
 /// # Errors
 /// A part refuses the batch.
-pub fn train(
-    mut network: Network,
-    batch: &OurBatch,
-    draws: Draws,
-    lr: f64,
-    device: &Device,
-) -> Result<(Network, Tensor<1>)> {
+pub fn train(network: &mut Network, batch: &OurBatch, draws: Draws, lr: f64, device: &Device) -> Result<Tensor<1>> {
     let taps = network.alignment.taps(0);
     let condition = Condition::labels(&batch.labels, device);
     let null = Condition::labels(&vec![1000; batch.labels.len()], device);
@@ -70,8 +64,8 @@ pub fn train(
     let loss = total.clone().detach();
     let mut gradients = Gradients::default();
     gradients.add(&network.model, total.backward());
-    (network.model, _) = network.optimizer.step(network.model, gradients, lr);
-    Ok((network, loss))
+    network.optimizer.step(&mut network.model, gradients, lr);
+    Ok(loss)
 }
 
 impl OurStep {
@@ -85,7 +79,7 @@ impl OurStep {
         let settings = EmaSection { name: "ema".into(), decay: 0.9999, warmup: EmaWarmup::None };
         let average = Ema::new(&network.model, settings)?;
         let batch = OurBatch::draw(sizes, 0, &device);
-        Ok(Self { network: Some(network), average, batch, device, step: 0 })
+        Ok(Self { network, average, batch, device, step: 0 })
     }
 
     /// Runs steps and returns their times, and the peak memory so far.
@@ -96,13 +90,11 @@ impl OurStep {
         let mut timing = Timing::default();
         for _ in 0..count {
             let begin = Instant::now();
-            let network = self.network.take().context("a step failed before")?;
             let streams = Streams::new(0).at(self.step, 0);
-            let draws = network.objective.draw(self.batch.x0.dims(), &streams, &self.device);
-            let (network, loss) = train(network, &self.batch, draws, 1e-4, &self.device)?;
-            self.average.update(&network.model, self.step);
+            let draws = self.network.objective.draw(self.batch.x0.dims(), &streams, &self.device);
+            let loss = train(&mut self.network, &self.batch, draws, 1e-4, &self.device)?;
+            self.average.update(&self.network.model, self.step);
             to_host(loss); // waits for the device
-            self.network = Some(network);
             self.step += 1;
             timing.ms.push(begin.elapsed().as_secs_f64() * 1e3);
         }

@@ -53,8 +53,7 @@ impl Trajectory {
             let drawn = network.objective.draw(batch.x0.dims(), &Streams::new(0).at(step as u64, 0), &device);
             let draws = Draws { drop: None, ..drawn };
             keep(&mut record, step, &batch, &draws);
-            let (stepped, loss) = train(network, &batch, draws, LEARNING_RATE, &device)?;
-            network = stepped;
+            let loss = train(&mut network, &batch, draws, LEARNING_RATE, &device)?;
             losses.push(f64::from(to_host(loss)[0]));
         }
         let (version, theirs) = self.torch(&sizes, &record)?;

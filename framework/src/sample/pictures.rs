@@ -1,14 +1,14 @@
-//! Samples of the network in training.
+//! Pictures of a network.
 
 use anyhow::Result;
 use burn::tensor::{Tensor, TensorData};
 
-use super::assembly::Assembly;
-use super::model::TrainModel;
+use super::draws::image_noise;
+use super::quantize::{Quantization, quantize};
 use crate::ops;
 use crate::plugin::{Guidance, SampleRequest};
 use crate::recipe::SampleSection;
-use crate::sample::{Quantization, image_noise, quantize};
+use crate::train::{Assembly, TrainModel};
 use crate::weights::to_host;
 
 /// What to draw, and how.
@@ -30,13 +30,13 @@ impl Sampling {
     }
 }
 
-/// Draws samples `first_idx ..` with the given labels, as bytes: sample, row, column, channel.
+/// Pictures `first_idx ..` with the given labels, as bytes: sample, row, column, channel.
 ///
-/// Sample `i` depends on the seed, `i`, its label and the weights, not on the batch it is drawn in.
+/// Picture `i` depends on the seed, `i`, its label and the weights, not on the batch it is drawn in.
 ///
 /// # Errors
 /// The sampler fails, or the tensor library does.
-pub fn quantized_samples(
+pub fn draw_pictures(
     assembly: &Assembly,
     model: &TrainModel,
     latent: [usize; 3],
