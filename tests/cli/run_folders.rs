@@ -108,6 +108,8 @@ fn a_file_size_limit_stops_the_save_and_keeps_the_checkpoint_before_it() {
     }
     let answer = Answer::from(command.output().unwrap());
     answer.assert_refused(&["checkpoint was not saved", "b/checkpoints"]);
+    // The save after the first step failed as well, and training went on.
+    assert!(answer.out.contains("warning: the checkpoint was not saved"), "{}", answer.out);
     assert_eq!(num_checkpoints(&desk, "b"), 0);
     run(&desk, "b", &[]).assert_done();
     assert_eq!(num_checkpoints(&desk, "b"), before);
@@ -130,4 +132,50 @@ fn a_full_disk_is_an_error_of_its_own_words() {
         return;
     };
     answer.assert_refused(&["full/run", "No space left"]);
+}
+
+#[test]
+fn a_second_program_in_one_folder_is_refused() {
+    let desk = Desk::new();
+    fs::create_dir(desk.path("a")).unwrap();
+    let first = fs::File::create(desk.path("a/.lock")).unwrap();
+    first.lock().unwrap();
+    run(&desk, "a", &[]).assert_refused(&["another program trains in `a`", "--run-dir"]);
+    drop(first);
+    run(&desk, "a", &[]).assert_done();
+}
+
+#[test]
+fn a_run_at_a_constant_rate_can_be_extended_and_others_cannot() {
+    let desk = Desk::new();
+    let constant = ["--set", "train.schedule.shape=constant", "--set", "train.schedule.decay_from=0"];
+    let longer = [&constant[..], &["--set", "train.steps=3"]].concat();
+    run(&desk, "a", &constant).assert_done();
+    let answer = run(&desk, "a", &longer);
+    answer.assert_done();
+    assert!(answer.out.contains("going on from step 2"), "{}", answer.out);
+    run(&desk, "b", &[]).assert_done();
+    run(&desk, "b", &["--set", "train.steps=3"]).assert_refused(&["another recipe"]);
+}
+
+#[test]
+fn what_was_trained_before_unreadable_data_is_saved() {
+    let desk = Desk::new();
+    for (at, name) in ["a/1", "a/2", "a/3", "b/4", "b/5", "b/6"].into_iter().enumerate() {
+        let picture = image::RgbImage::from_pixel(40, 40, image::Rgb([at as u8 * 40, 90, 9]));
+        fs::create_dir_all(desk.path("data").join(&name[..1])).unwrap();
+        picture.save(desk.path("data").join(name).with_extension("png")).unwrap();
+    }
+    let whole = fs::read(desk.path("data/b/5.png")).unwrap();
+    desk.write("data/b/5.png", &whole[..whole.len() / 2]);
+    let data = ["data.type=image_folder", "data.path=data", "train.global_batch_size=1", "train.micro_batch_size=1"];
+    let more = ["train.steps=8", "log.checkpoint_every=0", "log.every=100"];
+    let sets: Vec<&str> = data.iter().chain(&more).flat_map(|set| ["--set", set]).collect();
+    let answer = run(&desk, "a", &sets);
+    answer.assert_refused(&["training ended after step ", "5.png"]);
+    assert_eq!(num_checkpoints(&desk, "a"), 1, "{}\n{}", answer.out, answer.err);
+    desk.write("data/b/5.png", whole);
+    let answer = run(&desk, "a", &sets);
+    answer.assert_done();
+    assert!(answer.out.contains("going on from step "), "{}", answer.out);
 }
