@@ -21,7 +21,7 @@ Usage: cargo xtask <COMMAND> [OPTIONS]
   bench             time our training step beside PyTorch's
 
   test [FILTER]     the whole gate, cheapest check first;
-                    FILTER is parity, contracts, cli, resume, recipes or part of a test name
+                    FILTER is parity, contracts, cli, resume, recipes, extension or part of a test name
   doctor            what this machine has, what is missing and the command that fixes it
   libtorch          find or fetch libtorch and link it, so that plain `cargo build` works
   help              this text

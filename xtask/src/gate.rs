@@ -14,7 +14,7 @@ use std::{
 };
 
 /// Test programs in `tests/` that can be run alone by their name.
-const TARGETS: [&str; 5] = ["parity", "contracts", "cli", "resume", "recipes"];
+const TARGETS: [&str; 6] = ["parity", "contracts", "cli", "resume", "recipes", "extension"];
 
 /// One check: a headline and the cargo command, or the checks that need no cargo.
 enum Stage {

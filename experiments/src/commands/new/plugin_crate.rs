@@ -13,6 +13,7 @@ use super::{filled, kinds::KINDS};
 const MANIFEST: &str = include_str!("../../../templates/crate/Cargo.toml.in");
 const BUILD: &str = include_str!("../../../templates/crate/build.rs.in");
 const CONFIG: &str = include_str!("../../../templates/crate/config.toml.in");
+const OWN_WORKSPACE: &str = "\n# Remove this line to make the crate a member of your own workspace.\n[workspace]\n";
 const PROJECTOR: &str = "projector"; // what the new crate holds
 
 /// Writes the crate and prints the line that links it.
@@ -27,9 +28,11 @@ pub(super) fn write(workspace: &Workspace, name: &str, folder: &Path, out: &mut 
     fs::create_dir_all(folder).with_context(|| format!("new: {}: cannot be made", folder.display()))?;
     let absolute = folder.canonicalize().with_context(|| format!("new: {}: cannot be found", folder.display()))?;
     let to_root = portable(&relative(&absolute, &workspace.root))?;
+    // Cargo makes a crate inside the tree a member by itself, and takes one below another workspace for a lost member.
+    let root = if absolute.starts_with(&workspace.root) { "" } else { OWN_WORKSPACE };
     let template = KINDS.iter().find(|kind| kind.name == PROJECTOR).map(|kind| kind.template).unwrap_or_default();
     for (path, text) in [
-        ("Cargo.toml", MANIFEST),
+        ("Cargo.toml", format!("{MANIFEST}{root}").as_str()),
         ("build.rs", BUILD),
         (".cargo/config.toml", CONFIG),
         ("src/lib.rs", &format!("//! Plugins of my own.\n\npub mod {name};\n")),
@@ -83,9 +86,19 @@ mod tests {
         assert!(said.contains("  low_rank = { path = \"../../low_rank\", default-features = false }"), "{said}");
         let read = |path: &str| fs::read_to_string(folder.path().join("low_rank").join(path)).unwrap();
         assert!(read("Cargo.toml").contains("realign = { path = \"../w/framework\""));
+        assert!(read("Cargo.toml").ends_with("\n[workspace]\n"));
         assert!(read("build.rs").contains("\"../w/framework/rpath.rs\""));
         assert!(read("src/low_rank.rs").contains("LowRankConfig"));
         assert_eq!(read("src/lib.rs"), "//! Plugins of my own.\n\npub mod low_rank;\n");
+    }
+
+    #[test]
+    fn a_crate_in_the_tree_is_a_member_of_its_workspace() {
+        let folder = tree();
+        let workspace = Workspace::around(&folder.path().join("w")).unwrap();
+        write(&workspace, "low_rank", &folder.path().join("w/low_rank"), &mut vec![]).unwrap();
+        let manifest = fs::read_to_string(folder.path().join("w/low_rank/Cargo.toml")).unwrap();
+        assert!(!manifest.contains("[workspace]"), "{manifest}");
     }
 
     #[test]

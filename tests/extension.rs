@@ -1,0 +1,85 @@
+//! What `docs/write-a-plugin.md` promises: a new projector in the tree and one in a crate outside pass their own tests
+//! and serve a recipe, with no file edited but the module list and one line of `experiments/Cargo.toml`.
+//!
+//! A copy of the workspace is built, with everything that is compiled already.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const PARTS: [&str; 9] =
+    [".cargo", "Cargo.lock", "Cargo.toml", "experiments", "framework", "plugins", "recipes", "tests", "xtask"];
+const PLUGIN_LINE: &str = "realign-plugins.workspace = true\n";
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// Copies what differs, so that cargo sees no change where there is none.
+fn copy(from: &Path, to: &Path) {
+    if from.is_file() {
+        let bytes = fs::read(from).unwrap();
+        if fs::read(to).ok().as_ref() != Some(&bytes) {
+            fs::write(to, bytes).unwrap();
+        }
+        return;
+    }
+    fs::create_dir_all(to).unwrap();
+    let names = |folder: &Path| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    for gone in names(to).filter(|name| !from.join(name).exists()) {
+        let gone = to.join(gone);
+        if gone.is_dir() { fs::remove_dir_all(gone).unwrap() } else { fs::remove_file(gone).unwrap() }
+    }
+    names(from).for_each(|name| copy(&from.join(&name), &to.join(&name)));
+}
+
+/// Runs a command that must succeed; returns what it printed.
+fn done(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{command:?}\n{}\n{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn cargo(folder: &Path, target: &Path, line: &str) -> String {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(line.split(' ')).current_dir(folder);
+    // Finished programs stay apart from the project's own; what they are made of is shared.
+    cargo.env("CARGO_TARGET_DIR", target).env("CARGO_BUILD_BUILD_DIR", project().join("target"));
+    done(&mut cargo)
+}
+
+#[test]
+fn plugins_in_the_tree_and_outside_are_tested_and_used() {
+    let desk = Path::new(env!("CARGO_TARGET_TMPDIR")).join("extension");
+    let (tree, outside, target) = (desk.join("tree"), desk.join("my_plugins"), desk.join("target"));
+    fs::create_dir_all(&tree).unwrap();
+    PARTS.iter().for_each(|part| copy(&project().join(part), &tree.join(part)));
+    if outside.exists() {
+        fs::remove_dir_all(&outside).unwrap();
+    }
+    let realign = |program: &Path, args: &[&str]| done(Command::new(program).args(args).current_dir(&tree));
+    let before = Path::new(env!("CARGO_BIN_EXE_realign-under-test"));
+    realign(before, &["new", "projector", "my_idea"]);
+    let said = realign(before, &["new", "crate", "my_plugins", "--path", "../my_plugins"]);
+    let line = said.lines().find(|line| line.contains("path = ")).unwrap().trim();
+    let manifest = tree.join("experiments/Cargo.toml");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replacen(PLUGIN_LINE, &format!("{PLUGIN_LINE}{line}\n"), 1)).unwrap();
+
+    let passed = cargo(&tree, &target, "test --offline --release --workspace --exclude xtask --lib my_idea");
+    assert!(passed.contains("my_idea::tests"), "{passed}");
+    fs::copy(tree.join("Cargo.lock"), outside.join("Cargo.lock")).unwrap();
+    let passed = cargo(&outside, &target, "test --offline --release");
+    assert!(passed.contains("my_plugins::tests"), "{passed}");
+
+    cargo(&tree, &target, "build --offline --release --package realign-experiments --bin realign");
+    let after = target.join("release/realign");
+    let list = realign(&after, &["plugins", "list"]);
+    assert!(list.contains("my_idea") && list.contains("my_plugins"), "{list}");
+    for name in ["my_idea", "my_plugins"] {
+        let set = format!("alignment.0.projector.type={name}");
+        let said = realign(&after, &["check", "recipes/sit-irepa.yaml", "--set", &set]);
+        assert!(said.contains("loads, builds, steps and samples"), "{said}");
+    }
+}
