@@ -44,7 +44,7 @@ pub struct MyIdea {
 impl Sampler for MyIdea {
     fn sample(&self, request: SampleRequest<'_>) -> Result<Tensor<4>> {
         let size = 1.0 / self.num_steps as f64;
-        let mut x = request.noise.clone();
+        let mut x = request.objective.start(request.noise.clone());
         for step in 0..self.num_steps {
             let t = 1.0 - step as f64 * size;
             let halfway = x.clone() - velocity(&request, x.clone(), t) * (size / 2.0);

@@ -1,4 +1,4 @@
-//! LayerNorm with affine parameters.
+//! LayerNorm and RMSNorm with parameters.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -27,5 +27,35 @@ impl LayerNorm {
     /// * `x` and result: `[.., channels]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         ops::layer_norm(x, self.weight.val(), self.bias.val(), self.eps)
+    }
+}
+
+/// RMSNorm over the last axis: `weight [channels]`.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// `[channels]`.
+    pub weight: Param<Tensor<1>>,
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Weight one.
+    pub fn new(params: &ParamBuilder, channels: usize, eps: f64) -> Self {
+        Self { weight: params.param("weight", [channels], Init::Ones), eps }
+    }
+
+    /// # Shapes
+    /// * `x` and result: `[.., channels]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        ops::rms_norm(x, self.weight.val(), self.eps)
+    }
+
+    /// The norm, then `x · (1 + scale) + shift` (adaLN).
+    ///
+    /// # Shapes
+    /// * `x` and result: `[batch, tokens, channels]`
+    /// * `shift`, `scale`: `[batch, channels]`
+    pub fn modulated(&self, x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>) -> Tensor<3> {
+        ops::modulated_rms_norm(x, self.weight.val(), shift, scale, self.eps)
     }
 }

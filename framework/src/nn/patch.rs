@@ -13,23 +13,38 @@ pub struct PatchEmbed {
     /// `[out, in, patch, patch]`.
     pub weight: Param<Tensor<4>>,
     /// `[out]`.
-    pub bias: Param<Tensor<1>>,
+    pub bias: Option<Param<Tensor<1>>>,
 }
 
 impl PatchEmbed {
     /// Xavier-uniform on the `[out, in · patch²]` view, zero bias.
     pub fn new(params: &ParamBuilder, inputs: usize, outputs: usize, patch_size: usize) -> Self {
         let weight = params.param("weight", [outputs, inputs, patch_size, patch_size], Init::XavierUniform);
-        Self { weight, bias: params.param("bias", [outputs], Init::Zeros) }
+        Self { weight, bias: Some(params.param("bias", [outputs], Init::Zeros)) }
+    }
+
+    /// The same without bias.
+    pub fn without_bias(params: &ParamBuilder, inputs: usize, outputs: usize, patch_size: usize) -> Self {
+        Self { bias: None, ..Self::new(params, inputs, outputs, patch_size) }
     }
 
     /// # Shapes
     /// * `x`: `[batch, in, rows · patch, columns · patch]`
     /// * result: `[batch, rows · columns, out]`, row-major
     pub fn forward(&self, x: Tensor<4>) -> Tensor<3> {
+        let [_, _, patch_size, _] = self.weight.dims();
+        self.project(patchify(x, patch_size))
+    }
+
+    /// The convolution on patches that are cut already.
+    ///
+    /// # Shapes
+    /// * `patches`: `[batch, tokens, in · patch²]`, as [`patchify`] makes them
+    /// * result: `[batch, tokens, out]`
+    pub fn project(&self, patches: Tensor<3>) -> Tensor<3> {
         let [outputs, inputs, patch_size, _] = self.weight.dims();
         let weight = self.weight.val().reshape([outputs, inputs * patch_size * patch_size]);
-        ops::linear(patchify(x, patch_size), weight, Some(self.bias.val()))
+        ops::linear(patches, weight, self.bias.as_ref().map(Param::val))
     }
 }
 

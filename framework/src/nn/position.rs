@@ -1,4 +1,6 @@
-//! Fixed sine-cosine position table.
+//! Fixed position tables: sine-cosine and rotary.
+
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::plugin::PatchGrid;
 
@@ -21,6 +23,42 @@ pub fn sincos_position_table(grid: PatchGrid, channels: usize) -> Vec<f32> {
     table
 }
 
+/// Angles of the 2-D rotary embedding: for token (row i, column j) the first half of the pairs turns by `i · f`, the
+/// second by `j · f`, with `f = 10000^(−k / quarter)` for `k` below `quarter = head_dim / 4`.
+///
+/// Tokens that stand before the grid's are not turned. Source: JiT `util/model_util.py`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RotaryTable {
+    angles: Vec<f32>,
+    num_pairs: usize,
+}
+
+impl RotaryTable {
+    /// For `num_before` tokens and then those of `grid`. `head_dim` must be a multiple of 4.
+    pub fn new(grid: PatchGrid, head_dim: usize, num_before: usize) -> Self {
+        let (quarter, num_pairs) = (head_dim / 4, head_dim / 2);
+        // In f32, as the reference.
+        let frequency = |k: usize| 1.0 / 10000f32.powf(2.0 * k as f32 / num_pairs as f32);
+        let turned = |position: usize| (0..quarter).map(move |k| position as f32 * frequency(k));
+        let mut angles = vec![0.0; num_before * num_pairs];
+        for row in 0..grid.rows {
+            for column in 0..grid.columns {
+                angles.extend(turned(row).chain(turned(column)));
+            }
+        }
+        Self { angles, num_pairs }
+    }
+
+    /// Cosines and sines, `[tokens, head_dim / 2]` each.
+    pub fn tensors(&self, device: &Device) -> [Tensor<2>; 2] {
+        let shape = [self.angles.len() / self.num_pairs.max(1), self.num_pairs];
+        [f32::cos, f32::sin].map(|f| {
+            let values: Vec<f32> = self.angles.iter().map(|angle| f(*angle)).collect();
+            Tensor::from_data(TensorData::new(values, shape), device)
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,5 +73,16 @@ mod tests {
             assert!((f64::from(*found) - expected).abs() < 1e-7);
         }
         assert!((f64::from(token[4]) - 2f64.sin()).abs() < 1e-7);
+    }
+
+    #[test]
+    fn rotary_angles_turn_rows_first_and_leave_tokens_before_the_grid() {
+        let table = RotaryTable::new(PatchGrid::new(3, 5), 8, 2);
+        assert_eq!(table.angles.len(), 17 * 4);
+        assert!(table.angles[..8].iter().all(|angle| *angle == 0.0));
+        let token = &table.angles[(2 + 2 * 5 + 3) * 4..][..4];
+        for (found, expected) in token.iter().zip([2.0, 0.02, 3.0, 0.03]) {
+            assert!((found - expected).abs() < 1e-7, "{token:?}");
+        }
     }
 }

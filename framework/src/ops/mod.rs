@@ -23,8 +23,10 @@ mod libtorch;
 mod linear;
 mod optimizer;
 mod residual;
+mod rms_norm;
+mod rope;
 
-pub use activation::{gelu_tanh, silu};
+pub use activation::{gelu_tanh, silu, swiglu};
 pub use attention::{attention, attention_packed, unpack_heads};
 pub use conv2d::grid_conv2d;
 pub use cosine::mean_cosine_similarity;
@@ -34,3 +36,5 @@ pub use layer_norm::{layer_norm, modulate, modulated_layer_norm};
 pub use linear::linear;
 pub use optimizer::{AdamWState, AdamWStep, adamw, global_norm, lerp};
 pub use residual::gated_residual;
+pub use rms_norm::{modulated_rms_norm, rms_norm};
+pub use rope::rotate_pairs;

@@ -28,15 +28,22 @@ pub trait Objective: Debug + Send + Sync {
     /// * `prediction`, `x`, result: `[batch, channels, height, width]`
     fn velocity(&self, prediction: Tensor<4>, x: Tensor<4>, t: f64) -> Tensor<4>;
 
-    /// The path between data and noise.
+    /// Where a sampler starts: what standard normal noise is under this objective.
+    fn start(&self, noise: Tensor<4>) -> Tensor<4> {
+        noise
+    }
+
+    /// The path between data and noise; an objective whose time runs from noise to data states it in `1 − t`.
     fn path(&self) -> ProbabilityPath;
 }
 
 /// What a trained network can tell a sampler about the way from noise to data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dynamics {
-    /// The velocity at one time, through [`Objective::velocity`].
+    /// The velocity at one time, through [`Objective::velocity`]; data is at t = 0.
     Velocity,
+    /// The same where noise is at t = 0 and data at t = 1 (JiT).
+    VelocityFromNoise,
     /// The average velocity between two times: the prediction for [`Times`](super::Times) with a start `r`.
     AverageVelocity,
 }

@@ -1,3 +1,4 @@
 //! Networks that are trained.
 
+pub mod jit;
 pub mod sit;

@@ -1,3 +1,4 @@
 //! What networks learn to predict.
 
 pub mod flow_matching;
+pub mod x_prediction;

@@ -1,5 +1,6 @@
 //! Samplers: from noise to samples.
 
+pub mod jit_ode;
 pub mod ode;
 #[cfg(test)]
 mod one_point;

@@ -33,7 +33,8 @@ pub enum OdeMethod {
 }
 
 impl OdeMethod {
-    fn name(self) -> &'static str {
+    /// The name in recipes.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Euler => "euler",
             Self::Heun => "heun",
@@ -50,10 +51,11 @@ impl Default for OdeConfig {
 impl Sampler for OdeConfig {
     fn sample(&self, request: SampleRequest<'_>) -> Result<Tensor<4>> {
         let guided = GuidedVelocity::new(&request)?;
+        let start = request.objective.start(request.noise.clone());
         let velocity = |x, t, t_cur| guided.at(x, t, t_cur);
         let samples = match self.method {
-            OdeMethod::Euler => ode_euler(request.noise, self.num_steps, velocity)?,
-            OdeMethod::Heun => ode_heun(request.noise, self.num_steps, velocity)?,
+            OdeMethod::Euler => ode_euler(start, self.num_steps, velocity)?,
+            OdeMethod::Heun => ode_heun(start, self.num_steps, velocity)?,
         };
         finish(samples, &format!("`ode` ({}, {} steps)", self.method.name(), self.num_steps))
     }

@@ -32,8 +32,9 @@ impl Default for SdeConfig {
 impl Sampler for SdeConfig {
     fn sample(&self, request: SampleRequest<'_>) -> Result<Tensor<4>> {
         let guided = GuidedVelocity::new(&request)?;
+        let start = request.objective.start(request.noise.clone());
         let samples = sde_euler_maruyama(
-            request.noise,
+            start,
             request.objective.path(),
             self.num_steps,
             self.last_step_size,
