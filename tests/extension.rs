@@ -9,6 +9,9 @@ use std::process::Command;
 
 const PARTS: [&str; 9] =
     [".cargo", "Cargo.lock", "Cargo.toml", "experiments", "framework", "plugins", "recipes", "tests", "xtask"];
+const VERSION: &str = "version = \"0.1.0\"\nedition";
+/// Both commands choose the same packages, so that cargo compiles them with the same features.
+const PROGRAM: &str = "--offline --release --package realign-experiments --package realign-plugins";
 const PLUGIN_LINE: &str = "realign-plugins.workspace = true\n";
 
 fn project() -> PathBuf {
@@ -33,6 +36,12 @@ fn copy(from: &Path, to: &Path) {
     names(from).for_each(|name| copy(&from.join(&name), &to.join(&name)));
 }
 
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{} has no `{from}`", path.display());
+    fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
 /// Runs a command that must succeed; returns what it printed.
 fn done(command: &mut Command) -> String {
     let output = command.output().unwrap();
@@ -44,6 +53,11 @@ fn done(command: &mut Command) -> String {
 fn cargo(folder: &Path, target: &Path, line: &str) -> String {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(line.split(' ')).current_dir(folder);
+    // What cargo tells this test about its own package would look like a change to build scripts.
+    let own = |name: &str| name == "OUT_DIR" || (name.starts_with("CARGO_") && name != "CARGO_HOME");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(own)) {
+        cargo.env_remove(name);
+    }
     // Finished programs stay apart from the project's own; what they are made of is shared.
     cargo.env("CARGO_TARGET_DIR", target).env("CARGO_BUILD_BUILD_DIR", project().join("target"));
     done(&mut cargo)
@@ -55,6 +69,8 @@ fn plugins_in_the_tree_and_outside_are_tested_and_used() {
     let (tree, outside, target) = (desk.join("tree"), desk.join("my_plugins"), desk.join("target"));
     fs::create_dir_all(&tree).unwrap();
     PARTS.iter().for_each(|part| copy(&project().join(part), &tree.join(part)));
+    // Cargo knows packages by name, version and place in their workspace: the copies must not pass for the originals.
+    edit(&tree.join("Cargo.toml"), VERSION, "version = \"0.1.0-extension\"\nedition");
     if outside.exists() {
         fs::remove_dir_all(&outside).unwrap();
     }
@@ -63,17 +79,15 @@ fn plugins_in_the_tree_and_outside_are_tested_and_used() {
     realign(before, &["new", "projector", "my_idea"]);
     let said = realign(before, &["new", "crate", "my_plugins", "--path", "../my_plugins"]);
     let line = said.lines().find(|line| line.contains("path = ")).unwrap().trim();
-    let manifest = tree.join("experiments/Cargo.toml");
-    let text = fs::read_to_string(&manifest).unwrap();
-    fs::write(&manifest, text.replacen(PLUGIN_LINE, &format!("{PLUGIN_LINE}{line}\n"), 1)).unwrap();
+    edit(&tree.join("experiments/Cargo.toml"), PLUGIN_LINE, &format!("{PLUGIN_LINE}{line}\n"));
 
-    let passed = cargo(&tree, &target, "test --offline --release --workspace --exclude xtask --lib my_idea");
+    let passed = cargo(&tree, &target, &format!("test {PROGRAM} --lib my_idea"));
     assert!(passed.contains("my_idea::tests"), "{passed}");
     fs::copy(tree.join("Cargo.lock"), outside.join("Cargo.lock")).unwrap();
     let passed = cargo(&outside, &target, "test --offline --release");
     assert!(passed.contains("my_plugins::tests"), "{passed}");
 
-    cargo(&tree, &target, "build --offline --release --package realign-experiments --bin realign");
+    cargo(&tree, &target, &format!("build {PROGRAM} --bin realign"));
     let after = target.join("release/realign");
     let list = realign(&after, &["plugins", "list"]);
     assert!(list.contains("my_idea") && list.contains("my_plugins"), "{list}");
