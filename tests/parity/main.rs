@@ -6,6 +6,7 @@
 mod case;
 mod compare;
 mod inputs;
+mod jit;
 mod samplers;
 mod sit;
 mod sit_parts;
@@ -24,9 +25,10 @@ use std::path::{Path, PathBuf};
 type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
-const FAMILIES: [(&str, Runner); 5] = [
+const FAMILIES: [(&str, Runner); 6] = [
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_hog", inputs::encoder_hog),
+    ("jit_", jit::jit),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),
     ("spatial_norm", inputs::spatial_norm),

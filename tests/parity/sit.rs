@@ -69,7 +69,7 @@ fn forward_backward(case: &Case, device: &Device, found: &mut Comparison) -> Res
     Ok(())
 }
 
-fn forward_if_recorded<const D: usize>(
+pub fn forward_if_recorded<const D: usize>(
     case: &Case,
     name: &str,
     value: &Tensor<D>,

@@ -114,7 +114,7 @@ impl Parts {
     }
 }
 
-fn projector(config: &Config) -> Result<Box<dyn ProjectorConfig>> {
+pub fn projector(config: &Config) -> Result<Box<dyn ProjectorConfig>> {
     let settings = match config.word("projection_layer_type", "mlp") {
         "mlp" => json!({ "type": "mlp", "projector_dim": config.size_or("projector_dim", 2048)? }),
         "linear" => json!({ "type": "linear" }),
@@ -129,7 +129,7 @@ pub fn objective(config: &Config) -> Result<Box<dyn Objective>> {
     Ok(serde_json::from_value::<Box<dyn ObjectiveConfig>>(settings)?.build())
 }
 
-fn term(config: &Config, num_projectors: usize) -> Result<Term> {
+pub fn term(config: &Config, num_projectors: usize) -> Result<Term> {
     let normalizer: Box<dyn NormalizerConfig> = serde_json::from_value(json!({ "type": "none" }))?;
     let loss: Box<dyn AlignmentLossConfig> = serde_json::from_value(json!({ "type": "cosine" }))?;
     Ok(Term {

@@ -5,7 +5,7 @@ use super::compare::{Comparison, widen};
 use super::sit_parts::{Parts, norm};
 use anyhow::Result;
 use realign::burn::tensor::Device;
-use realign::recipe::{EmaSection, EmaWarmup};
+use realign::recipe::{Decayed, EmaSection, EmaWarmup};
 use realign::train::{Ema, Gradients, Optimizer, OptimizerSettings};
 use realign::weights::{StateDict, state_dict, to_host};
 
@@ -42,7 +42,7 @@ pub fn train_steps(case: &Case, device: &Device, found: &mut Comparison) -> Resu
         }
         let grad_norm = optimizer.step(&mut parts.model, summed, lr);
         grad_norms(case, step, f64::from(to_host(grad_norm)[0]), norm(&by_name), found)?;
-        let moved = Moved { step, noise: NOISE_RATES * lr * step as f64 };
+        let moved = Moved::new(step, lr);
         moved.compare(case, "param", &state_dict(&parts.model), found)?;
         for ema in &mut emas {
             ema.update(&parts.model, step - 1);
@@ -58,6 +58,7 @@ fn settings(config: &Config) -> OptimizerSettings {
         betas: [beta(0, 0.9), beta(1, 0.999)],
         eps: config.number("eps", 1e-8),
         weight_decay: config.number("weight_decay", 0.0),
+        decayed: Decayed::All,
         max_grad_norm: Some(config.number("max_grad_norm", 1.0)),
     }
 }
@@ -74,14 +75,18 @@ fn grad_norms(case: &Case, step: u64, reported: f64, own: f64, found: &mut Compa
 }
 
 /// Weights after a step.
-struct Moved {
+pub struct Moved {
     step: u64,
     /// Absolute tolerance of entries whose gradient is rounding noise.
     noise: f64,
 }
 
 impl Moved {
-    fn compare(&self, case: &Case, kind: &str, weights: &StateDict, found: &mut Comparison) -> Result<()> {
+    pub fn new(step: u64, lr: f64) -> Self {
+        Self { step, noise: NOISE_RATES * lr * step as f64 }
+    }
+
+    pub fn compare(&self, case: &Case, kind: &str, weights: &StateDict, found: &mut Comparison) -> Result<()> {
         for (name, tensor) in weights {
             let recorded = format!("out.step{}.{kind}.{name}", self.step);
             if !case.has(&recorded) {

@@ -30,6 +30,6 @@ pub use layers::Layered;
 pub use missing::Missing;
 pub use plan::Plan;
 pub use schema::{
-    AlignmentTerm, EmaSection, EmaWarmup, LabelSampling, LoaderSection, LogSection, Recipe, SampleSection,
+    AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, LogSection, Recipe, SampleSection,
     ScheduleSection, ScheduleShape, TrainSection,
 };

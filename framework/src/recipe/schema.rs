@@ -94,6 +94,9 @@ pub struct TrainSection {
     pub micro_batch_size: usize,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// Batch size that `learning_rate` belongs to: the rate grows linearly with `global_batch_size`. Not at all when null.
+    #[serde(default)]
+    pub base_batch_size: Option<usize>,
     /// How the learning rate changes over the run.
     pub schedule: ScheduleSection,
     /// AdamW's decay of the first and second moments.
@@ -102,6 +105,9 @@ pub struct TrainSection {
     pub eps: f64,
     /// AdamW's decoupled weight decay.
     pub weight_decay: f64,
+    /// Parameters that the weight decay acts on.
+    #[serde(default)]
+    pub decayed: Decayed,
     /// Largest global L2 norm of the gradient; no clipping when null.
     pub max_grad_norm: Option<f64>,
     /// Moving averages of the weights.
@@ -116,6 +122,8 @@ pub struct ScheduleSection {
     pub shape: ScheduleShape,
     /// Steps over which the rate rises linearly from zero.
     pub warmup_steps: u64,
+    /// Whether the first step has the rate zero, as in JiT, instead of the first part of the warm-up.
+    pub warmup_from_zero: bool,
     /// Fraction of the run at which the decay begins.
     pub decay_from: f64,
     /// Fraction of the peak rate left at the last step.
@@ -124,7 +132,7 @@ pub struct ScheduleSection {
 
 impl Default for ScheduleSection {
     fn default() -> Self {
-        Self { shape: ScheduleShape::Constant, warmup_steps: 0, decay_from: 0.0, final_fraction: 0.0 }
+        Self { shape: ScheduleShape::Constant, warmup_steps: 0, warmup_from_zero: false, decay_from: 0.0, final_fraction: 0.0 }
     }
 }
 
@@ -138,6 +146,17 @@ pub enum ScheduleShape {
     Linear,
     /// Half a cosine to `final_fraction`.
     Cosine,
+}
+
+/// Parameters that the weight decay acts on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Decayed {
+    /// Every trainable parameter, as PyTorch's default.
+    #[default]
+    All,
+    /// All but biases and parameters with one axis, as in JiT.
+    Matrices,
 }
 
 /// One moving average of the weights.
@@ -270,6 +289,9 @@ impl TrainSection {
         if self.micro_batch_size > 0 && !self.global_batch_size.is_multiple_of(self.micro_batch_size) {
             let (global, micro) = (self.global_batch_size, self.micro_batch_size);
             check.bad("micro_batch_size", format!("`{micro}` does not divide global_batch_size `{global}`"));
+        }
+        if let Some(base) = self.base_batch_size {
+            check.positive("base_batch_size", base);
         }
         check.range("learning_rate", self.learning_rate, 0.0, 1e3);
         check.within("schedule", |check| {

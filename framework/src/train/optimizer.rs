@@ -6,7 +6,8 @@ use burn::tensor::{Gradients as Graph, Tensor, TensorData};
 use super::flat::{flat_gradients, flat_parameters, with_flat};
 use super::model::TrainModel;
 use crate::ops::{self, AdamWState, AdamWStep};
-use crate::weights::{HostTensor, StateDict, to_host};
+use crate::recipe::Decayed;
+use crate::weights::{HostTensor, ParamInfo, StateDict, parameters, to_host};
 
 /// What an optimizer needs beside the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,8 +18,23 @@ pub struct OptimizerSettings {
     pub eps: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
+    /// Parameters that it acts on.
+    pub decayed: Decayed,
     /// Largest global L2 norm of the gradient, over backbone and projectors together.
     pub max_grad_norm: Option<f64>,
+}
+
+/// Places of the trainable parameters by weight decay, in the order of [`flat_parameters`].
+fn groups(model: &TrainModel, settings: OptimizerSettings) -> Vec<(Vec<usize>, f64)> {
+    let trainable = parameters(model).into_iter().filter(|param| param.is_trainable);
+    let is_decayed = |param: &ParamInfo| match settings.decayed {
+        Decayed::All => true,
+        Decayed::Matrices => param.shape.len() > 1 && !param.name.ends_with(".bias"),
+    };
+    let (decayed, plain): (Vec<_>, Vec<_>) = trainable.enumerate().partition(|(_, param)| is_decayed(param));
+    let groups = [(decayed, settings.weight_decay), (plain, 0.0)];
+    let places = groups.map(|(group, decay)| (group.into_iter().map(|(at, _)| at).collect::<Vec<_>>(), decay));
+    places.into_iter().filter(|(places, _)| !places.is_empty()).collect()
 }
 
 /// Gradients of all trainable parameters, summed over micro-batches.
@@ -57,6 +73,8 @@ pub struct Optimizer {
     names: Vec<String>,
     state: AdamWState,
     step: u64,
+    /// Places of the parameters that share a weight decay, and that decay.
+    groups: Vec<(Vec<usize>, f64)>,
 }
 
 impl Optimizer {
@@ -64,7 +82,8 @@ impl Optimizer {
     pub fn new(model: &TrainModel, settings: OptimizerSettings) -> Self {
         let (names, params) = flat_parameters(model, true);
         let zeros = || params.iter().map(Tensor::zeros_like).collect();
-        Self { settings, names, state: AdamWState { first: zeros(), second: zeros() }, step: 0 }
+        let state = AdamWState { first: zeros(), second: zeros() };
+        Self { groups: groups(model, settings), settings, names, state, step: 0 }
     }
 
     /// One update of the model. Returns the gradient's global norm before clipping, `[1]`.
@@ -75,11 +94,28 @@ impl Optimizer {
         };
         self.step += 1;
         let norm = ops::global_norm(&gradients.0, &device);
-        let OptimizerSettings { betas, eps, weight_decay, max_grad_norm } = self.settings;
+        let OptimizerSettings { betas, eps, max_grad_norm, .. } = self.settings;
         // PyTorch multiplies by min(1, max/(norm + 1e-6)); this is one over it.
         let divisor = max_grad_norm.map(|max| ((norm.clone() + 1e-6) / max).clamp_min(1.0));
-        let settings = AdamWStep { step: self.step, lr, betas, eps, weight_decay };
-        let is_in_place = ops::adamw(&mut params, gradients.0, &mut self.state, settings, divisor);
+        let settings = |weight_decay| AdamWStep { step: self.step, lr, betas, eps, weight_decay };
+        let is_in_place = match self.groups.as_slice() {
+            [(_, decay)] => ops::adamw(&mut params, gradients.0, &mut self.state, settings(*decay), divisor),
+            groups => {
+                let mut is_in_place = true;
+                for (places, decay) in groups {
+                    let pick = |all: &[Tensor<1>]| places.iter().map(|at| all[*at].clone()).collect::<Vec<_>>();
+                    let (mut some, gradients) = (pick(&params), pick(&gradients.0));
+                    let mut state =
+                        AdamWState { first: pick(&self.state.first), second: pick(&self.state.second) };
+                    is_in_place &= ops::adamw(&mut some, gradients, &mut state, settings(*decay), divisor.clone());
+                    let changed = some.into_iter().zip(state.first).zip(state.second);
+                    for (at, ((param, first), second)) in places.iter().zip(changed) {
+                        (params[*at], self.state.first[*at], self.state.second[*at]) = (param, first, second);
+                    }
+                }
+                is_in_place
+            }
+        };
         if !is_in_place {
             *model = with_flat(model.clone(), &params, true);
         }

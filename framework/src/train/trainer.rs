@@ -85,6 +85,7 @@ impl Trainer {
             betas: train.betas,
             eps: train.eps,
             weight_decay: train.weight_decay,
+            decayed: train.decayed,
             max_grad_norm: train.max_grad_norm,
         };
         let optimizer = Optimizer::new(&model, settings);

@@ -8,6 +8,7 @@ use realign::plugin::{
     AlignmentLossConfig, BackboneConfig, BackboneContext, ConditionSpec, NormalizerConfig, Objective, ObjectiveConfig,
     ProjectorConfig, ProjectorContext,
 };
+use realign::recipe::Decayed;
 use realign::train::{Alignment, Optimizer, OptimizerSettings, Term, TrainModel};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -82,7 +83,7 @@ impl Network {
             until_step: None,
         };
         let settings =
-            OptimizerSettings { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, max_grad_norm: Some(1.0) };
+            OptimizerSettings { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, decayed: Decayed::All, max_grad_norm: Some(1.0) };
         Ok(Self {
             optimizer: Optimizer::new(&model, settings),
             alignment: Alignment { terms: vec![term], grid: spec.grid },
