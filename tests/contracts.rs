@@ -11,7 +11,7 @@ use realign::plugin::encoder::WeightFile;
 use realign::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, Condition,
     ConditionSpec, ConditionerConfig, ConditionerContext, EncoderConfig, EncoderContext, NormalizerConfig,
-    ObjectiveConfig, ObjectiveInput, PatchGrid, ProjectorConfig, ProjectorContext, ProjectorKind, SamplerConfig, Times,
+    Guidance, ObjectiveConfig, ObjectiveInput, PatchGrid, ProjectorConfig, ProjectorContext, ProjectorKind, SampleRequest, SamplerConfig, Times,
 };
 use realign::plugin::{DatasetConfig, DatasetContext};
 use realign::registry::{PluginInfo, check_names, plugins};
@@ -42,6 +42,9 @@ fn config<T: DeserializeOwned>(plugin: &PluginInfo) -> T {
         ("depth", 2.into()),
         ("num_heads", 3.into()),
         ("patch_size", 2.into()),
+        ("bottleneck_size", 5.into()),
+        ("context_start", 1.into()),
+        ("num_context_tokens", 3.into()),
         ("projector_dim", 17.into()),
     ];
     for (key, size) in small {
@@ -267,11 +270,12 @@ fn normalizers_and_losses_are_finite_at_odd_sizes_and_on_constant_features() {
 }
 
 #[test]
-fn every_objective_gives_a_finite_loss_and_repeats_its_draws() {
+fn every_objective_gives_a_finite_loss_on_every_backbone_and_repeats_its_draws() {
     for device in devices() {
-        let device = device.autodiff();
-        let (backbone, projector) = (of_kind("backbone")[0], of_kind("projector")[0]);
-        for plugin in of_kind("objective") {
+        let (device, projector) = (device.autodiff(), of_kind("projector")[0]);
+        let objectives = of_kind("objective");
+        let pairs = of_kind("backbone").into_iter().flat_map(|b| objectives.iter().map(move |o| (b, *o)));
+        for (backbone, plugin) in pairs {
             let config: Box<dyn ObjectiveConfig> = config(plugin);
             if config.has_interval() {
                 continue;
@@ -291,7 +295,44 @@ fn every_objective_gives_a_finite_loss_and_repeats_its_draws() {
                 value
             };
             let value = loss();
-            assert!(value.is_finite() && value == loss(), "{}", (plugin.name)());
+            let pair = format!("{} on {}", (plugin.name)(), (backbone.name)());
+            assert!(value.is_finite() && value == loss(), "{pair}");
+        }
+    }
+}
+
+/// A sampler reaches finite samples of every objective that offers what it needs, and each objective has one.
+#[test]
+fn samplers_draw_from_the_networks_that_they_fit() {
+    for device in devices() {
+        let (backbone, projector) = (of_kind("backbone")[0], of_kind("projector")[0]);
+        let model = shaken(build(backbone, projector, &device, 1));
+        for objective in of_kind("objective") {
+            let config_of_objective: Box<dyn ObjectiveConfig> = config(objective);
+            if config_of_objective.has_interval() {
+                continue;
+            }
+            let mut num_fitting = 0;
+            for plugin in of_kind("sampler") {
+                let sampler: Box<dyn SamplerConfig> = config(plugin);
+                if !config_of_objective.dynamics().contains(&sampler.dynamics()) {
+                    continue;
+                }
+                num_fitting += 1;
+                let BackboneInput { x, condition, .. } = input(&device);
+                let noise = x.clone();
+                let request = SampleRequest {
+                    backbone: &*model.backbone,
+                    objective: &*config_of_objective.build(),
+                    noise: x,
+                    condition,
+                    null: Condition::labels(&[7, 7], &device),
+                    guidance: Guidance { scale: 1.5, low: 0.0, high: 1.0 },
+                    step_noise: &|_| noise.clone(),
+                };
+                assert_eq!(sampler.build().sample(request).unwrap().dims(), [2, 3, 10, 14], "{}", (plugin.name)());
+            }
+            assert!(num_fitting > 0, "no sampler fits `{}`", (objective.name)());
         }
     }
 }

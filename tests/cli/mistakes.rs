@@ -5,7 +5,7 @@ use crate::program::Desk;
 const RECIPE: &str = "recipes/sit-irepa.yaml";
 
 /// A value given with `--set`, and what the answer must say: the place, what was found, what is allowed.
-const VALUES: [(&str, &[&str]); 26] = [
+const VALUES: [(&str, &[&str]); 27] = [
     ("train.stepz=3", &["--set train.stepz=3", "unknown key `stepz`", "did you mean `steps`?"]),
     ("optimiser.eps=1", &["unknown key `optimiser`", "known: seed"]),
     ("alignment.0.projector.type=cnov", &["0.projector.type", "unknown projector `cnov`", "did you mean `conv`?"]),
@@ -30,6 +30,7 @@ const VALUES: [(&str, &[&str]); 26] = [
     ("backbone.size=M/2", &["backbone", "`M/2`", "known: S/2"]),
     ("objective.label_dropout=2", &["objective.label_dropout", "`2` is out of range", "0 to 1"]),
     ("sample.weights=emma", &["sample.weights", "`emma`", "did you mean `ema`?"]),
+    ("sample.sampler.type=jit_ode", &["sample.sampler.type", "`jit_ode` cannot use", "`flow_matching`", "ode, sde"]),
     ("loader=[3]", &["loader", "expected a section", "found a list"]),
     ("sample.guidance_low=1.5", &["sample.guidance_low", "`1.5`"]),
 ];

@@ -54,7 +54,7 @@ fn reversed_axes<const D: usize>() -> [isize; D] {
 
 const EPS: f64 = 1e-6;
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 16] = [
     Case {
         name: "linear",
         small: &[&[3, 5, 12], &[7, 12], &[7]],
@@ -110,6 +110,28 @@ const CASES: [Case; 12] = [
         op: |x| x.flatten(super::gelu_tanh(x.get::<3>(0))),
     },
     Case { name: "silu", small: &[&[5, 12]], large: &[&[37, 131]], op: |x| x.flatten(super::silu(x.get::<2>(0))) },
+    Case { name: "swiglu", small: &[&[5, 14]], large: &[&[37, 134]], op: |x| x.flatten(super::swiglu(x.get::<2>(0))) },
+    Case {
+        name: "rms_norm",
+        small: &[&[3, 5, 12], &[12]],
+        large: &[&[3, 37, 131], &[131]],
+        op: |x| x.flatten(super::rms_norm(x.get::<3>(0), x.get::<1>(1), EPS)),
+    },
+    Case {
+        name: "modulated_rms_norm",
+        small: &[&[3, 5, 12], &[12], &[3, 12], &[3, 12]],
+        large: &[&[3, 37, 131], &[131], &[3, 131], &[3, 131]],
+        op: |x| {
+            let (shift, scale) = (x.get::<2>(2), x.get::<2>(3));
+            x.flatten(super::modulated_rms_norm(x.get::<3>(0), x.get::<1>(1), shift, scale, EPS))
+        },
+    },
+    Case {
+        name: "rotate_pairs",
+        small: &[&[2, 3, 5, 14], &[5, 7], &[5, 7]],
+        large: &[&[2, 3, 67, 38], &[67, 19], &[67, 19]],
+        op: |x| x.flatten(super::rotate_pairs(x.get::<4>(0), x.get::<2>(1), x.get::<2>(2))),
+    },
     Case {
         name: "grid_conv2d",
         small: &[&[2, 15, 7], &[4, 7, 3, 3], &[4]],
