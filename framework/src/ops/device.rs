@@ -108,7 +108,7 @@ pub(super) fn on_libtorch_cpu(device: &Device) -> bool {
     matches!(device, DispatchDevice::LibTorch(burn_tch::LibTorchDevice::Cpu))
 }
 
-/// The device in words: `libtorch 2.11.0, cpu, 2 threads`.
+/// The device in words: `libtorch cpu, 2 threads`.
 pub fn describe(device: &Device) -> String {
     #[cfg(feature = "tch")]
     if on_libtorch(device) {

@@ -4,8 +4,9 @@ use std::ffi::{CStr, c_char, c_int};
 
 use anyhow::{Result, bail};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{LibTorch, autodiff::NodeId, autodiff::grads::Gradients};
+use burn::backend::{DispatchDevice, LibTorch, autodiff::NodeId, autodiff::grads::Gradients};
 use burn::tensor::Device;
+use burn_tch::LibTorchDevice;
 
 /// A libtorch tensor.
 pub(super) type T = tch::Tensor;
@@ -75,7 +76,10 @@ pub(super) fn threads() -> usize {
 }
 
 pub(super) fn name(device: &Device) -> String {
-    format!("{:?}", device.as_dispatch().clone().inner()).to_lowercase()
+    match device.as_dispatch().clone().inner() {
+        DispatchDevice::LibTorch(LibTorchDevice::Cuda(index)) => format!("cuda:{index}"),
+        _ => "cpu".into(),
+    }
 }
 
 /// Loads libtorch's CUDA library and counts its devices. Must come before any other question about CUDA: libtorch
