@@ -10,8 +10,9 @@ use realign::ops::{DeviceChoice, open};
 use realign::plugin::encoder::WeightFile;
 use realign::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, Condition,
-    ConditionSpec, ConditionerConfig, ConditionerContext, EncoderConfig, EncoderContext, NormalizerConfig,
-    Guidance, ObjectiveConfig, ObjectiveInput, PatchGrid, ProjectorConfig, ProjectorContext, ProjectorKind, SampleRequest, SamplerConfig, Times,
+    ConditionSpec, ConditionerConfig, ConditionerContext, EncoderConfig, EncoderContext, Guidance, NormalizerConfig,
+    ObjectiveConfig, ObjectiveInput, PatchGrid, ProjectorConfig, ProjectorContext, ProjectorKind, SampleRequest,
+    SamplerConfig, Times,
 };
 use realign::plugin::{DatasetConfig, DatasetContext};
 use realign::registry::{PluginInfo, check_names, plugins};

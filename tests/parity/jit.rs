@@ -291,7 +291,11 @@ fn train_steps(case: &Case, device: &Device, found: &mut Comparison) -> Result<(
     }
     for step in (1..).take_while(|step| case.has(&format!("in.step{step}.x"))) {
         let pass = parts.pass(case, &format!("in.step{step}."), &device)?;
-        let scalars = [("total_loss", Some(&pass.total)), ("denoise_loss", Some(&pass.denoising)), ("proj_loss", pass.raw.as_ref())];
+        let scalars = [
+            ("total_loss", Some(&pass.total)),
+            ("denoise_loss", Some(&pass.denoising)),
+            ("proj_loss", pass.raw.as_ref()),
+        ];
         for (name, value) in scalars {
             if let Some(value) = value {
                 forward_if_recorded(case, &format!("out.step{step}.{name}"), value, found)?;

@@ -132,7 +132,13 @@ pub struct ScheduleSection {
 
 impl Default for ScheduleSection {
     fn default() -> Self {
-        Self { shape: ScheduleShape::Constant, warmup_steps: 0, warmup_from_zero: false, decay_from: 0.0, final_fraction: 0.0 }
+        Self {
+            shape: ScheduleShape::Constant,
+            warmup_steps: 0,
+            warmup_from_zero: false,
+            decay_from: 0.0,
+            final_fraction: 0.0,
+        }
     }
 }
 

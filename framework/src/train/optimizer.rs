@@ -105,8 +105,7 @@ impl Optimizer {
                 for (places, decay) in groups {
                     let pick = |all: &[Tensor<1>]| places.iter().map(|at| all[*at].clone()).collect::<Vec<_>>();
                     let (mut some, gradients) = (pick(&params), pick(&gradients.0));
-                    let mut state =
-                        AdamWState { first: pick(&self.state.first), second: pick(&self.state.second) };
+                    let mut state = AdamWState { first: pick(&self.state.first), second: pick(&self.state.second) };
                     is_in_place &= ops::adamw(&mut some, gradients, &mut state, settings(*decay), divisor.clone());
                     let changed = some.into_iter().zip(state.first).zip(state.second);
                     for (at, ((param, first), second)) in places.iter().zip(changed) {

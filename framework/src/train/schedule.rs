@@ -36,7 +36,8 @@ mod tests {
     }
 
     fn train(shape: ScheduleShape) -> TrainSection {
-        let schedule = ScheduleSection { shape, warmup_steps: 10, decay_from: 0.5, final_fraction: 0.1, ..Default::default() };
+        let schedule =
+            ScheduleSection { shape, warmup_steps: 10, decay_from: 0.5, final_fraction: 0.1, ..Default::default() };
         TrainSection {
             steps: 100,
             global_batch_size: 1,

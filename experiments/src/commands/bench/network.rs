@@ -82,8 +82,13 @@ impl Network {
             encoder_depth: sizes.tap,
             until_step: None,
         };
-        let settings =
-            OptimizerSettings { betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.0, decayed: Decayed::All, max_grad_norm: Some(1.0) };
+        let settings = OptimizerSettings {
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+            decayed: Decayed::All,
+            max_grad_norm: Some(1.0),
+        };
         Ok(Self {
             optimizer: Optimizer::new(&model, settings),
             alignment: Alignment { terms: vec![term], grid: spec.grid },

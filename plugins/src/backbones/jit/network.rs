@@ -97,8 +97,8 @@ impl JiT {
         let table = params.child("y_embedder.embedding_table");
         let (embed, bottleneck) = (params.child("x_embedder"), sizes.bottleneck_size);
         let num_context = config.num_context_tokens;
-        let context = (num_context > 0)
-            .then(|| params.param("in_context_posemb", [1, num_context, d], Init::Normal(0.02)));
+        let context =
+            (num_context > 0).then(|| params.param("in_context_posemb", [1, num_context, d], Init::Normal(0.02)));
         let head_dim = d / sizes.num_heads;
         Self {
             pos_embed: params.constant([1, grid.tokens(), d], move || sincos_position_table(grid, d)),
@@ -277,8 +277,7 @@ mod tests {
             let x = Tensor::random([2, 3, 20, 35], Distribution::Normal(0.0, 1.0), &device);
             let times = Times::at(Tensor::from_floats([0.3, 0.9], &device));
             let condition = Condition::labels(&[0, 7], &device);
-            let output =
-                network(num_context_tokens).forward(BackboneInput { x, times, condition, taps: &[1, 3] });
+            let output = network(num_context_tokens).forward(BackboneInput { x, times, condition, taps: &[1, 3] });
             assert_eq!(output.prediction.dims(), [2, 3, 20, 35]);
             assert_eq!(output.prediction.abs().max().into_scalar::<f32>(), 0.0);
             assert!(output.taps.iter().all(|tap| tap.dims() == [2, 28, 24]));
