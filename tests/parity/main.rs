@@ -48,7 +48,8 @@ fn devices() -> Vec<(&'static str, Device)> {
 
 fn folder() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let Some(chosen) = std::env::var_os("REALIGN_GOLDEN").map(PathBuf::from) else { return tests.join("fixtures") };
+    let chosen = std::env::var_os("REALIGN_GOLDEN").filter(|chosen| !chosen.is_empty()).map(PathBuf::from);
+    let Some(chosen) = chosen else { return tests.join("fixtures") };
     // Tests run in this crate's folder; a relative path was most likely meant from the workspace's root.
     let from_root = tests.join("..").join(&chosen);
     if chosen.is_relative() && !chosen.exists() && from_root.exists() { from_root } else { chosen }
