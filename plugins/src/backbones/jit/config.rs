@@ -193,16 +193,17 @@ impl BackboneConfig for JiTConfig {
         let num_times = if ctx.has_interval { 2.0 } else { 1.0 }; // t, and t - r where the objective passes r
         let per_sample = num_times * 2.0 * (256.0 * d + d * d) + sizes.depth as f64 * 2.0 * 6.0 * d * d + 4.0 * d * d;
         let ends = patches * 2.0 * (patch * bottleneck + bottleneck * d + d * patch);
-        // Kept per token of a block: two residual inputs; per norm its input, root and two products (4 each); qkv (3);
-        // q and k through norm (4 each) and rotation (6 each); attention and projection (3); both halves of w12 and
-        // what SwiGLU makes of them.
-        let kept = 2.0 * d + 2.0 * 4.0 * d + 3.0 * d + 2.0 * 10.0 * d + 3.0 * d + 6.0 * m;
+        // Kept per token and block: both residual inputs; per norm its quotient, product and modulated result (3); qkv
+        // (3); q and k divided, scaled and turned (3 each); attention in both layouts and its projection (3); both
+        // halves of w12, SiLU of one, their product; w3. The backward pass holds as much as one and a half blocks more.
+        let kept = 21.0 * d + 4.0 * m;
+        let tokens = short * patches + (long + 1.5) * all;
         Ok(BackboneSpec {
             grid,
             hidden_size: sizes.hidden_size,
             depth: sizes.depth,
             forward_flops: short * block(patches) + long * block(all) + ends + per_sample,
-            saved_floats: (short * patches + long * all) * kept + patches * (4.0 * d + 2.0 * patch + bottleneck),
+            saved_floats: tokens * kept + patches * (4.0 * d + 2.0 * patch + bottleneck),
         })
     }
 
