@@ -12,6 +12,9 @@ const PARTS: [&str; 9] =
 const VERSION: &str = "version = \"0.1.0\"\nedition";
 /// Both commands choose the same packages, so that cargo compiles them with the same features.
 const PROGRAM: &str = "--offline --release --package realign-experiments --package realign-plugins";
+/// Beginnings of the variables that cargo sets for the package whose test runs.
+const OWN_VARIABLES: [&str; 6] =
+    ["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_", "CARGO_TARGET_TMPDIR"];
 const PLUGIN_LINE: &str = "realign-plugins.workspace = true\n";
 
 fn project() -> PathBuf {
@@ -52,14 +55,15 @@ fn done(command: &mut Command) -> String {
 
 fn cargo(folder: &Path, target: &Path, line: &str) -> String {
     let mut cargo = Command::new(env!("CARGO"));
+    let shared = Path::new(env!("CARGO_TARGET_TMPDIR")); // `<target>/tmp`
     cargo.args(line.split(' ')).current_dir(folder);
     // What cargo tells this test about its own package would look like a change to build scripts.
-    let own = |name: &str| name == "OUT_DIR" || (name.starts_with("CARGO_") && name != "CARGO_HOME");
+    let own = |name: &str| name == "OUT_DIR" || OWN_VARIABLES.iter().any(|start| name.starts_with(start));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(own)) {
         cargo.env_remove(name);
     }
     // Finished programs stay apart from the project's own; what they are made of is shared.
-    cargo.env("CARGO_TARGET_DIR", target).env("CARGO_BUILD_BUILD_DIR", project().join("target"));
+    cargo.env("CARGO_TARGET_DIR", target).env("CARGO_BUILD_BUILD_DIR", shared.parent().unwrap());
     done(&mut cargo)
 }
 
