@@ -33,6 +33,15 @@ pub fn modulate(x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>) -> Tensor<3> {
     x * (scale.unsqueeze_dim::<3>(1) + 1.0) + shift.unsqueeze_dim::<3>(1)
 }
 
+/// Splits the last axis into `N` equal parts: the shifts, scales and gates that one Linear makes (adaLN).
+///
+/// # Shapes
+/// * `x`: `[batch, N · channels]`, results: `[batch, channels]`
+pub fn chunk<const N: usize>(x: Tensor<2>) -> [Tensor<2>; N] {
+    let width = x.dims()[1] / N;
+    std::array::from_fn(|part| x.clone().narrow(1, part * width, width))
+}
+
 fn normalize<const D: usize>(x: Tensor<D>, eps: f64) -> Tensor<D> {
     let centered = x.clone() - x.mean_dim(D - 1);
     let variance = centered.clone().square().mean_dim(D - 1);

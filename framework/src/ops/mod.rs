@@ -32,7 +32,7 @@ pub use conv2d::grid_conv2d;
 pub use cosine::mean_cosine_similarity;
 pub use device::{DeviceChoice, backend_names, describe, num_threads, on_libtorch, open, set_num_threads};
 pub use guard::guard;
-pub use layer_norm::{layer_norm, modulate, modulated_layer_norm};
+pub use layer_norm::{chunk, layer_norm, modulate, modulated_layer_norm};
 pub use linear::linear;
 pub use optimizer::{AdamWState, AdamWStep, adamw, global_norm, lerp};
 pub use residual::gated_residual;

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use anyhow::Result;
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor, TensorData};
 
 use super::backbone::Backbone;
 use super::condition::Condition;
@@ -59,6 +59,22 @@ pub struct Draws {
     pub r: Option<Tensor<1>>,
     /// Which conditions become the null condition, `[batch]`; nothing when none does.
     pub drop: Option<Tensor<1, Bool>>,
+}
+
+impl Draws {
+    /// Noise of the samples' shape, these times, and conditions dropped with probability `label_dropout`.
+    pub fn new(shape: [usize; 4], times: Vec<f32>, label_dropout: f64, streams: &Streams, device: &Device) -> Self {
+        let [batch, ..] = shape;
+        let noise = TensorData::new(streams.normal("noise", shape.iter().product()), shape);
+        let is_dropped = |u: f32| f64::from(u) < label_dropout;
+        let drop: Vec<bool> = streams.uniform("label_dropout", batch).into_iter().map(is_dropped).collect();
+        Self {
+            noise: Tensor::from_data(noise, device),
+            t: Tensor::from_data(TensorData::new(times, [batch]), device),
+            r: None,
+            drop: Some(Tensor::<1, Bool>::from_data(TensorData::new(drop, [batch]), device)),
+        }
+    }
 }
 
 /// What an objective is given.

@@ -28,6 +28,14 @@ impl<'a> Check<'a> {
         self.problems.push((join(&self.path, key), message.to_string()));
     }
 
+    /// Records an error of a plugin; one whose message begins with `key: ` is shown at the line of that key.
+    pub fn record(&mut self, problem: &anyhow::Error) {
+        let message = format!("{problem:#}");
+        let at_key = message.split_once(": ").filter(|(key, _)| !key.contains(' '));
+        let (key, message) = at_key.unwrap_or(("", &message));
+        self.bad(key, message);
+    }
+
     /// Requires `low <= value <= high`; NaN is out of every range.
     pub fn range<T: PartialOrd + Display>(&mut self, key: &str, value: T, low: T, high: T) {
         if !(value >= low && value <= high) {

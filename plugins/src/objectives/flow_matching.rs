@@ -3,7 +3,7 @@
 //! Source: SiT (Ma et al., 2024); iREPA `ldm/loss.py`. Losses are in f32.
 
 use anyhow::Result;
-use realign::burn::tensor::{Bool, Device, Tensor, TensorData};
+use realign::burn::tensor::{Device, Tensor};
 use realign::plugin::{
     Backbone, BackboneInput, Draws, Objective, ObjectiveConfig, ObjectiveInput, ObjectiveOutput, ProbabilityPath, Times,
 };
@@ -66,22 +66,14 @@ impl FlowMatchingConfig {
 
 impl Objective for FlowMatchingConfig {
     fn draw(&self, shape: [usize; 4], streams: &Streams, device: &Device) -> Draws {
-        let (batch, count) = (shape[0], shape.iter().product());
-        let noise = Tensor::from_data(TensorData::new(streams.normal("noise", count), shape), device);
+        let [batch, ..] = shape;
         let times: Vec<f32> = match self.time {
             TimeSampling::Uniform => streams.uniform("times", batch),
             TimeSampling::Lognormal => {
                 streams.normal("times", batch).into_iter().map(|normal| self.lognormal_time(normal)).collect()
             }
         };
-        let is_dropped = |u: f32| f64::from(u) < self.label_dropout;
-        let drop: Vec<bool> = streams.uniform("label_dropout", batch).into_iter().map(is_dropped).collect();
-        Draws {
-            noise,
-            t: Tensor::from_data(TensorData::new(times, [batch]), device),
-            r: None,
-            drop: Some(Tensor::<1, Bool>::from_data(TensorData::new(drop, [batch]), device)),
-        }
+        Draws::new(shape, times, self.label_dropout, streams, device)
     }
 
     fn loss(&self, backbone: &dyn Backbone, input: ObjectiveInput<'_>) -> Result<ObjectiveOutput> {

@@ -3,7 +3,7 @@
 //! Source: Li and He, "Back to Basics" (2025), table 1; iREPA `jit/denoiser.py`. Losses are in f32.
 
 use anyhow::Result;
-use realign::burn::tensor::{Bool, Device, Tensor, TensorData};
+use realign::burn::tensor::{Device, Tensor};
 use realign::plugin::{
     Backbone, BackboneInput, Draws, Dynamics, Objective, ObjectiveConfig, ObjectiveInput, ObjectiveOutput,
     ProbabilityPath, Times,
@@ -46,17 +46,9 @@ impl XPredictionConfig {
 
 impl Objective for XPredictionConfig {
     fn draw(&self, shape: [usize; 4], streams: &Streams, device: &Device) -> Draws {
-        let (batch, count) = (shape[0], shape.iter().product());
-        let noise = Tensor::from_data(TensorData::new(streams.normal("noise", count), shape), device);
+        let [batch, ..] = shape;
         let times: Vec<f32> = streams.normal("times", batch).into_iter().map(|normal| self.time(normal)).collect();
-        let is_dropped = |u: f32| f64::from(u) < self.label_dropout;
-        let drop: Vec<bool> = streams.uniform("label_dropout", batch).into_iter().map(is_dropped).collect();
-        Draws {
-            noise,
-            t: Tensor::from_data(TensorData::new(times, [batch]), device),
-            r: None,
-            drop: Some(Tensor::<1, Bool>::from_data(TensorData::new(drop, [batch]), device)),
-        }
+        Draws::new(shape, times, self.label_dropout, streams, device)
     }
 
     fn loss(&self, backbone: &dyn Backbone, input: ObjectiveInput<'_>) -> Result<ObjectiveOutput> {

@@ -200,7 +200,7 @@ impl Block {
 
     /// `x`: `[batch, tokens, hidden_size]`, `c`: SiLU of the condition, `[batch, hidden_size]`.
     fn forward(&self, x: Tensor<3>, c: Tensor<2>, rotation: &Rotation) -> Tensor<3> {
-        let [shift1, scale1, gate1, shift2, scale2, gate2] = chunk(self.adaLN_modulation.forward(c));
+        let [shift1, scale1, gate1, shift2, scale2, gate2] = ops::chunk(self.adaLN_modulation.forward(c));
         let h = self.attn.forward(self.norm1.modulated(x.clone(), shift1, scale1), rotation);
         let x = ops::gated_residual(x, gate1, h);
         let h = self.mlp.forward(self.norm2.modulated(x.clone(), shift2, scale2));
@@ -234,15 +234,9 @@ impl FinalLayer {
     }
 
     fn forward(&self, x: Tensor<3>, c: Tensor<2>) -> Tensor<3> {
-        let [shift, scale] = chunk(self.adaLN_modulation.forward(c));
+        let [shift, scale] = ops::chunk(self.adaLN_modulation.forward(c));
         self.linear.forward(self.norm_final.modulated(x, shift, scale))
     }
-}
-
-/// Splits the last axis into `N` equal parts.
-fn chunk<const N: usize>(x: Tensor<2>) -> [Tensor<2>; N] {
-    let width = x.dims()[1] / N;
-    std::array::from_fn(|part| x.clone().narrow(1, part * width, width))
 }
 
 #[cfg(test)]

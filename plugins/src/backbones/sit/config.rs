@@ -165,11 +165,7 @@ impl BackboneConfig for SiTConfig {
         }
         let is_known = self.size.is_none() || self.published().is_some();
         if let (true, Err(problem)) = (is_known, self.sizes()) {
-            let message = format!("{problem:#}");
-            // Messages that begin with a key are shown at the line of that key.
-            let at_key = message.split_once(": ").filter(|(key, _)| !key.contains(' '));
-            let (key, message) = at_key.unwrap_or(("", &message));
-            check.bad(key, message);
+            check.record(&problem);
         }
     }
 }
