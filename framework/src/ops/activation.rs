@@ -37,7 +37,8 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
-    use crate::ops::libtorch::{Prim, fresh, register};
+    use crate::ops::dual;
+    use crate::ops::libtorch::{Prim, T, fresh, register};
 
     #[backend_extension(LibTorch, Autodiff)]
     pub trait ActivationOp: Backend {
@@ -66,14 +67,30 @@ mod fused {
                 Self::Silu => x.tensor.silu(),
             })
         }
+
+        /// `by` times the derivative, which is diagonal: gradients and tangents take the same factor.
+        fn scaled(self, x: &T, by: &T) -> T {
+            match self {
+                Self::Gelu => x.gelu_backward(by, "tanh"),
+                Self::Silu => x.silu_backward(by),
+            }
+        }
+
+        /// The input without tangent, and the result.
+        fn evaluate(self, x: Prim) -> (Prim, Prim) {
+            let ([x], tangents) = dual::part([x]);
+            let y = self.forward(&x);
+            let tangent = tangents.and_then(|[dx]| dx).map(|dx| self.scaled(&x.tensor, &dx));
+            (x, dual::join(y, tangent))
+        }
     }
 
     impl ActivationOp for LibTorch {
         fn fused_gelu(x: Prim) -> Prim {
-            Activation::Gelu.forward(&x)
+            Activation::Gelu.evaluate(x).1
         }
         fn fused_silu(x: Prim) -> Prim {
-            Activation::Silu.forward(&x)
+            Activation::Silu.evaluate(x).1
         }
     }
 
@@ -82,12 +99,7 @@ mod fused {
         fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
             let [to_x] = ops.parents.map(|node| node.map(|node| node.id));
             let g = grads.consume::<LibTorch>(&ops.node).tensor;
-            let x = ops.state.tensor;
-            let gradient = match self {
-                Self::Gelu => x.gelu_backward(&g, "tanh"),
-                Self::Silu => x.silu_backward(&g),
-            };
-            register(grads, to_x, fresh(gradient));
+            register(grads, to_x, fresh(self.scaled(&ops.state.tensor, &g)));
         }
     }
 
@@ -96,12 +108,10 @@ mod fused {
         x: FloatTensor<Autodiff<LibTorch, C>>,
     ) -> FloatTensor<Autodiff<LibTorch, C>> {
         let (x, to_x) = x.into_parts();
+        let (x, y) = op.evaluate(x);
         match op.prepare::<C>([to_x]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => {
-                let y = op.forward(&x);
-                prep.finish(x, y)
-            }
-            OpsKind::UnTracked(prep) => prep.finish(op.forward(&x)),
+            OpsKind::Tracked(prep) => prep.finish(x, y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
 

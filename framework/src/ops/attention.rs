@@ -50,6 +50,7 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
+    use crate::ops::dual;
     use crate::ops::libtorch::{Prim, T, fresh, register};
 
     #[backend_extension(LibTorch, Autodiff)]
@@ -100,13 +101,61 @@ mod fused {
         heads.transpose(1, 2).reshape([size[0], size[2], size[1] * size[3]])
     }
 
+    /// `dP · v + P · dv` for `P = softmax(S)`, `dP = P ⊙ (dS − Σ P ⊙ dS)`; one sample at a time, so that the square
+    /// matrices stay in the cache.
+    fn tangent([q, k, v]: [&T; 3], [dq, dk, dv]: [Option<T>; 3]) -> T {
+        let scale = 1.0 / (q.size()[3] as f64).sqrt();
+        let sample = |n: i64| {
+            let [q, k, v] = [q, k, v].map(|x| x.select(0, n));
+            let [dq, dk, dv] = [&dq, &dk, &dv].map(|d| d.as_ref().map(|d| d.select(0, n)));
+            let q = q * scale;
+            let p = q.matmul(&k.transpose(1, 2)).softmax(-1, None);
+            let by_q = dq.map(|dq| (dq * scale).matmul(&k.transpose(1, 2)));
+            let by_k = dk.map(|dk| q.matmul(&dk.transpose(1, 2)));
+            let by_scores = dual::sum([by_q, by_k]).map(|mut ds| {
+                let _ = ds.g_mul_(&p);
+                let along = ds.sum_dim_intlist(&[-1i64][..], true, None);
+                (ds - &p * along).matmul(&v)
+            });
+            dual::sum([by_scores, dv.map(|dv| p.matmul(&dv))]).unwrap_or_else(|| v.zeros_like())
+        };
+        T::stack(&(0..q.size()[0]).map(sample).collect::<Vec<_>>(), 0)
+    }
+
+    /// Inputs without tangents; the result and the log-sum-exp.
+    fn evaluate(inputs: [Prim; 3]) -> ([Prim; 3], [Prim; 3]) {
+        let (inputs, tangents) = dual::part(inputs);
+        let [q, k, v] = inputs.each_ref().map(|input| &input.tensor);
+        let (out, lse) = flash(q, k, v);
+        let tangent = tangents.map(|tangents| tangent([q, k, v], tangents));
+        let out = fresh(out);
+        let dual = dual::join(out.clone(), tangent);
+        (inputs, [out, fresh(lse), dual])
+    }
+
+    /// The packed input without tangent; the result without and with tangent, and the log-sum-exp.
+    fn evaluate_packed(qkv: Prim, heads: usize) -> (Prim, [Prim; 3]) {
+        let ([qkv], tangents) = dual::part([qkv]);
+        let qkv = Prim { tensor: qkv.tensor.contiguous(), ..qkv };
+        let [q, k, v] = unpack(&qkv.tensor, heads);
+        let (out, lse) = flash(&q, &k, &v);
+        let tangent = tangents.and_then(|[tangent]| tangent).map(|d| {
+            let tangents = unpack(&d.contiguous(), heads).map(Some);
+            pack(&tangent([&q, &k, &v], tangents))
+        });
+        let out = fresh(pack(&out));
+        let dual = dual::join(out.clone(), tangent);
+        (qkv, [out, fresh(lse), dual])
+    }
+
     impl AttentionOp for LibTorch {
         fn fused_attention(q: Prim, k: Prim, v: Prim) -> Prim {
-            fresh(flash(&q.tensor, &k.tensor, &v.tensor).0)
+            let (_, [_, _, out]) = evaluate([q, k, v]);
+            out
         }
         fn fused_attention_packed(qkv: Prim, heads: usize) -> Prim {
-            let [q, k, v] = unpack(&qkv.tensor.contiguous(), heads);
-            fresh(pack(&flash(&q, &k, &v).0))
+            let (_, [_, _, out]) = evaluate_packed(qkv, heads);
+            out
         }
     }
 
@@ -147,22 +196,18 @@ mod fused {
     impl<C: CheckpointStrategy> AttentionOp for Autodiff<LibTorch, C> {
         fn fused_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self> {
             let ((q, to_q), (k, to_k), (v, to_v)) = (q.into_parts(), k.into_parts(), v.into_parts());
-            let (out, lse) = flash(&q.tensor, &k.tensor, &v.tensor);
-            let out = fresh(out);
+            let ([q, k, v], [out, lse, dual]) = evaluate([q, k, v]);
             match AttentionBackward.prepare::<C>([to_q, to_k, to_v]).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish([q, k, v, out.clone(), fresh(lse)], out),
-                OpsKind::UnTracked(prep) => prep.finish(out),
+                OpsKind::Tracked(prep) => prep.finish([q, k, v, out, lse], dual),
+                OpsKind::UnTracked(prep) => prep.finish(dual),
             }
         }
         fn fused_attention_packed(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
             let (qkv, to_qkv) = qkv.into_parts();
-            let qkv = Prim { tensor: qkv.tensor.contiguous(), ..qkv };
-            let [q, k, v] = unpack(&qkv.tensor, heads);
-            let (out, lse) = flash(&q, &k, &v);
-            let out = fresh(pack(&out));
+            let (qkv, [out, lse, dual]) = evaluate_packed(qkv, heads);
             match PackedBackward.prepare::<C>([to_qkv]).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish(([qkv, out.clone(), fresh(lse)], heads), out),
-                OpsKind::UnTracked(prep) => prep.finish(out),
+                OpsKind::Tracked(prep) => prep.finish(([qkv, out, lse], heads), dual),
+                OpsKind::UnTracked(prep) => prep.finish(dual),
             }
         }
     }

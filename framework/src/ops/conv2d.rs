@@ -33,6 +33,7 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
+    use crate::ops::dual;
     use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, own, register};
 
     unsafe extern "C" {
@@ -86,13 +87,26 @@ mod fused {
         [size[2] / 2, size[3] / 2]
     }
 
-    fn forward(x: &T, rows: usize, columns: usize, w: &T, b: &T) -> Prim {
-        fresh(tokens(&picture(x, rows, columns).conv2d(w, Some(b), [1, 1], padding(w), [1, 1], 1)))
+    fn convolve(x: &T, [rows, columns]: [usize; 2], w: &T, b: Option<&T>) -> T {
+        tokens(&picture(x, rows, columns).conv2d(w, b, [1, 1], padding(w), [1, 1], 1))
+    }
+
+    /// Inputs without tangents, and the result.
+    fn evaluate(inputs: [Prim; 3], grid: [usize; 2]) -> ([Prim; 3], Prim) {
+        let ([x, w, b], tangents) = dual::part(inputs);
+        let y = fresh(convolve(&x.tensor, grid, &w.tensor, Some(&b.tensor)));
+        let tangent = tangents.and_then(|[dx, dw, db]| {
+            let by_x = dx.map(|dx| convolve(&dx, grid, &w.tensor, None));
+            let by_w = dw.map(|dw| convolve(&x.tensor, grid, &dw, None));
+            let by_b = db.map(|db| db.expand_as(&y.tensor).copy());
+            dual::sum([by_x, by_w, by_b])
+        });
+        ([x, w, b], dual::join(y, tangent))
     }
 
     impl GridConvOp for LibTorch {
         fn fused_grid_conv(x: Prim, rows: usize, columns: usize, w: Prim, b: Prim) -> Prim {
-            forward(&x.tensor, rows, columns, &w.tensor, &b.tensor)
+            evaluate([x, w, b], [rows, columns]).1
         }
     }
 
@@ -132,7 +146,7 @@ mod fused {
             b: FloatTensor<Self>,
         ) -> FloatTensor<Self> {
             let ((x, to_x), (w, to_w), (b, to_b)) = (x.into_parts(), w.into_parts(), b.into_parts());
-            let y = forward(&x.tensor, rows, columns, &w.tensor, &b.tensor);
+            let ([x, w, _], y) = evaluate([x, w, b], [rows, columns]);
             match GridConvBackward.prepare::<C>([to_x, to_w, to_b]).compute_bound().stateful() {
                 OpsKind::Tracked(prep) => prep.finish((x, w, rows, columns), y),
                 OpsKind::UnTracked(prep) => prep.finish(y),

@@ -235,6 +235,123 @@ fn every_gradient_agrees_with_central_differences() {
     }
 }
 
+fn directions(shapes: &[&[usize]], device: &Device) -> Vec<Tensor<1>> {
+    let direction = |(i, shape): (usize, &&[usize])| random(&format!("direction {i}"), shape.iter().product(), device);
+    shapes.iter().enumerate().map(direction).collect()
+}
+
+/// Result and derivative when the inputs in `moves` move.
+fn differentiate_along(
+    case: &Case,
+    shapes: &'static [&'static [usize]],
+    device: &Device,
+    is_strided: bool,
+    moves: &[usize],
+) -> (Vec<f32>, Vec<f32>) {
+    let pick = |list: Vec<Tensor<1>>| moves.iter().map(|at| list[*at].clone()).collect::<Vec<_>>();
+    let fixed = inputs(shapes, device);
+    let op = |moved: Vec<Tensor<1>>| {
+        let mut flat = fixed.clone();
+        for (at, tensor) in moves.iter().zip(moved) {
+            flat[*at] = tensor;
+        }
+        Ok(((case.op)(&Inputs { flat: &flat, shapes, is_strided }), ()))
+    };
+    let result = super::jvp(op, pick(fixed.clone()), pick(directions(shapes, device))).unwrap();
+    (to_host(result.value), to_host(result.tangent))
+}
+
+#[test]
+fn every_tangent_agrees_with_central_differences() {
+    for device in devices() {
+        for case in &CASES {
+            let count = case.small.len();
+            // Each input alone, then all of them.
+            for moves in (0..count).map(|i| vec![i]).chain([(0..count).collect()]) {
+                let moved = |by: f32| {
+                    let mut flat = inputs(case.small, &device);
+                    for at in &moves {
+                        flat[*at] = flat[*at].clone() + directions(case.small, &device)[*at].clone() * by;
+                    }
+                    to_host((case.op)(&Inputs { flat: &flat, shapes: case.small, is_strided: false }))
+                };
+                let expected: Vec<f32> =
+                    moved(STEP).iter().zip(moved(-STEP)).map(|(high, low)| (high - low) / (2.0 * STEP)).collect();
+                for device in [device.clone(), device.clone().autodiff()] {
+                    let what = format!("{} inputs {moves:?} on {device:?}", case.name);
+                    let (_, found) = differentiate_along(case, case.small, &device, false, &moves);
+                    assert_close(&what, &found, &expected, DIFFERENCE_TOLERANCE);
+                }
+            }
+        }
+    }
+}
+
+/// Large shapes and views: forward mode against the difference that flex takes.
+#[cfg(feature = "tch")]
+#[test]
+fn exact_tangents_agree_with_differences_and_leave_values_alone() {
+    let [flex, libtorch] = [DeviceChoice::Flex, DeviceChoice::Cpu].map(|choice| open(choice).unwrap());
+    for case in &CASES {
+        let moves: Vec<usize> = (0..case.large.len()).collect();
+        for is_strided in [false, true] {
+            let (_, expected) = differentiate_along(case, case.large, &flex, is_strided, &moves);
+            let (value, found) = differentiate_along(case, case.large, &libtorch, is_strided, &moves);
+            let what = format!("{} strided {is_strided}", case.name);
+            // The difference's own rounding: 1e-7 of the values over a step of 1e-2, of sums of dozens of terms.
+            assert_close(&what, &found, &expected, 5e-4);
+            let flat = inputs(case.large, &libtorch);
+            let plain = (case.op)(&Inputs { flat: &flat, shapes: case.large, is_strided });
+            let tolerance = if case.name == "mean_cosine_similarity" { ROUNDING_TOLERANCE } else { 0.0 };
+            assert_close(&what, &value, &to_host(plain), tolerance);
+        }
+    }
+}
+
+/// A chain of ops on tracked parameters: the gradients are those of the pass without tangents.
+#[test]
+fn gradients_inside_a_derivative_are_those_outside() {
+    for device in devices() {
+        let device = device.autodiff();
+        let x = random("x", 3 * 5 * 12, &device).reshape([3, 5, 12]);
+        let dx = random("dx", 3 * 5 * 12, &device).reshape([3, 5, 12]);
+        let gate = random("gate", 3 * 12, &device).reshape([3, 12]).require_grad();
+        let weight = random("weight", 36 * 12, &device).reshape([36, 12]).require_grad();
+        let bias = random("bias", 36, &device).require_grad();
+        let net = |x: Tensor<3>| {
+            let h = super::modulated_layer_norm(x.clone(), gate.clone(), gate.clone(), EPS);
+            let h = super::attention_packed(super::linear(h, weight.clone(), Some(bias.clone())), 3);
+            Ok((super::gated_residual(x, gate.clone(), super::gelu_tanh(h)), ()))
+        };
+        let plain = net(x.clone()).unwrap().0;
+        let dual = super::jvp(net, x, dx).unwrap();
+        let [plain, dual] = [plain, dual.value].map(|value| {
+            let gradients = value.clone().square().sum().backward();
+            let gradient = |g: Option<Tensor<1>>| to_host(g.unwrap());
+            let of = [
+                gradient(gate.grad(&gradients).map(|g| g.reshape([-1]))),
+                gradient(weight.grad(&gradients).map(|g| g.reshape([-1]))),
+                gradient(bias.grad(&gradients)),
+            ];
+            (to_host(value), of)
+        });
+        assert_eq!(plain.0, dual.0);
+        assert_eq!(plain.1, dual.1);
+    }
+}
+
+#[cfg(feature = "tch")]
+#[test]
+fn a_derivative_inside_a_derivative_is_an_error_and_closes_what_it_opened() {
+    let device = open(DeviceChoice::Cpu).unwrap();
+    let one = || Tensor::<1>::ones([3], &device);
+    let inner = |x: Tensor<1>| super::jvp(|x: Tensor<1>| Ok((x, ())), x.clone(), x).map(|inner| (inner.tangent, ()));
+    let message = super::jvp(inner, one(), one()).unwrap_err().to_string();
+    assert!(message.contains("inside a derivative"), "{message}");
+    let after = super::jvp(|x: Tensor<1>| Ok((x.square(), ())), one(), one()).unwrap();
+    assert_eq!(to_host(after.tangent), [2.0; 3]);
+}
+
 #[test]
 fn an_input_alone_gets_the_gradient_that_it_gets_among_others() {
     for device in devices() {

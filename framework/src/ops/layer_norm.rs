@@ -56,6 +56,7 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
+    use crate::ops::dual;
     use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, is_cpu_f32, own, register};
 
     unsafe extern "C" {
@@ -146,9 +147,31 @@ mod fused {
         (own(gx), to_shift, to_scale)
     }
 
+    fn tangent(x: &T, scale: &T, mean: &T, rstd: &T, [dx, dshift, dscale]: [Option<T>; 3]) -> Option<T> {
+        let normalized = (x - mean) * rstd;
+        let by_x = dx.map(|dx| {
+            let mean_of = |x: &T| x.mean_dim(&[-1i64][..], true, None);
+            let along = mean_of(&(&normalized * &dx));
+            let d_normalized = (&dx - mean_of(&dx) - &normalized * along) * rstd;
+            d_normalized * (scale.unsqueeze(1) + 1.0)
+        });
+        let by_scale = dscale.map(|dscale| normalized * dscale.unsqueeze(1));
+        let by_shift = dshift.map(|dshift| dshift.unsqueeze(1).expand_as(x).copy());
+        dual::sum([by_x, by_scale, by_shift])
+    }
+
+    /// Inputs without tangents; the result, mean and reciprocal deviation.
+    fn evaluate(inputs: [Prim; 3], eps: f64) -> ([Prim; 3], [Prim; 3]) {
+        let ([x, shift, scale], tangents) = dual::part(inputs);
+        let (y, mean, rstd) = forward(&x.tensor, &shift.tensor, &scale.tensor, eps);
+        let tangent = tangents.and_then(|tangents| tangent(&x.tensor, &scale.tensor, &mean, &rstd, tangents));
+        ([x, shift, scale], [dual::join(fresh(y), tangent), fresh(mean), fresh(rstd)])
+    }
+
     impl ModulatedNormOp for LibTorch {
         fn fused_modulated_norm(x: Prim, shift: Prim, scale: Prim, eps: f64) -> Prim {
-            fresh(forward(&x.tensor, &shift.tensor, &scale.tensor, eps).0)
+            let (_, [y, ..]) = evaluate([x, shift, scale], eps);
+            y
         }
     }
 
@@ -176,10 +199,10 @@ mod fused {
         ) -> FloatTensor<Self> {
             let ((x, to_x), (shift, to_shift), (scale, to_scale)) =
                 (x.into_parts(), shift.into_parts(), scale.into_parts());
-            let (y, mean, rstd) = forward(&x.tensor, &shift.tensor, &scale.tensor, eps);
+            let ([x, _, scale], [y, mean, rstd]) = evaluate([x, shift, scale], eps);
             match ModulatedNormBackward.prepare::<C>([to_x, to_shift, to_scale]).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish((x, scale, fresh(mean), fresh(rstd)), fresh(y)),
-                OpsKind::UnTracked(prep) => prep.finish(fresh(y)),
+                OpsKind::Tracked(prep) => prep.finish((x, scale, mean, rstd), y),
+                OpsKind::UnTracked(prep) => prep.finish(y),
             }
         }
     }

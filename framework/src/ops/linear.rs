@@ -38,7 +38,8 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
-    use crate::ops::libtorch::{Prim, fresh, register};
+    use crate::ops::dual;
+    use crate::ops::libtorch::{Prim, T, fresh, register};
 
     #[backend_extension(LibTorch, Autodiff)]
     pub trait LinearOp: Backend {
@@ -62,9 +63,27 @@ mod fused {
         fresh(b.tensor.addmm(&rows, &w.tensor.tr()).view(&shape[..]))
     }
 
+    /// `dx · wᵀ + x · dwᵀ + db`.
+    fn tangent(x: &Prim, w: &Prim, y: &Prim, [dx, dw, db]: [Option<T>; 3]) -> Option<T> {
+        let (inputs, outputs) = (w.tensor.size()[1], w.tensor.size()[0]);
+        let map = |x: &T, w: &T| x.reshape([-1, inputs]).mm(&w.tr()).view(&y.tensor.size()[..]);
+        let by_x = dx.map(|dx| map(&dx, &w.tensor));
+        let by_w = dw.map(|dw| map(&x.tensor, &dw));
+        let by_b = db.map(|db| db.view([outputs]).expand_as(&y.tensor).copy());
+        dual::sum([by_x, by_w, by_b])
+    }
+
+    /// Inputs without tangents, and the result.
+    fn evaluate(inputs: [Prim; 3]) -> ([Prim; 3], Prim) {
+        let ([x, w, b], tangents) = dual::part(inputs);
+        let y = forward(&x, &w, &b);
+        let tangent = tangents.and_then(|tangents| tangent(&x, &w, &y, tangents));
+        ([x, w, b], dual::join(y, tangent))
+    }
+
     impl LinearOp for LibTorch {
         fn fused_linear(x: Prim, w: Prim, b: Prim) -> Prim {
-            forward(&x, &w, &b)
+            evaluate([x, w, b]).1
         }
     }
 
@@ -93,12 +112,10 @@ mod fused {
     impl<C: CheckpointStrategy> LinearOp for Autodiff<LibTorch, C> {
         fn fused_linear(x: FloatTensor<Self>, w: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
             let ((x, to_x), (w, to_w), (b, to_b)) = (x.into_parts(), w.into_parts(), b.into_parts());
+            let ([x, w, _], y) = evaluate([x, w, b]);
             match LinearBackward.prepare::<C>([to_x, to_w, to_b]).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => {
-                    let y = forward(&x, &w, &b);
-                    prep.finish((x, w), y)
-                }
-                OpsKind::UnTracked(prep) => prep.finish(forward(&x, &w, &b)),
+                OpsKind::Tracked(prep) => prep.finish((x, w), y),
+                OpsKind::UnTracked(prep) => prep.finish(y),
             }
         }
     }

@@ -5,7 +5,7 @@
 //! them, so plugins get the speed for free; plain burn operations stay allowed everywhere.
 //!
 //! This module holds all `unsafe` code and is the only one that names a backend. On libtorch without autodiff,
-//! and on libtorch with it, the same kernels run. All reductions are in f32.
+//! and on libtorch with it, the same kernels run. All reductions are in f32. Inside [`jvp`] every op carries tangents.
 
 #![allow(deprecated)] // burn marks its libtorch backend as deprecated; this module is the only one that names it
 
@@ -14,9 +14,12 @@ mod attention;
 mod conv2d;
 mod cosine;
 mod device;
+#[cfg(feature = "tch")]
+mod dual;
 #[cfg(test)]
 mod gradient_check;
 mod guard;
+mod jvp;
 mod layer_norm;
 #[cfg(feature = "tch")]
 mod libtorch;
@@ -32,6 +35,7 @@ pub use conv2d::grid_conv2d;
 pub use cosine::mean_cosine_similarity;
 pub use device::{DeviceChoice, backend_names, describe, num_threads, on_libtorch, open, set_num_threads};
 pub use guard::guard;
+pub use jvp::{Direction, Jvp, JvpMethod, jvp};
 pub use layer_norm::{chunk, layer_norm, modulate, modulated_layer_norm};
 pub use linear::linear;
 pub use optimizer::{AdamWState, AdamWStep, adamw, global_norm, lerp};

@@ -23,6 +23,7 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
+    use crate::ops::dual;
     use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, is_cpu_f32, own, register};
 
     unsafe extern "C" {
@@ -64,9 +65,33 @@ mod fused {
         ((g * branch).sum_dim_intlist(&[1i64][..], false, None), g * gate.unsqueeze(1))
     }
 
+    /// `dx + gate · dbranch + dgate · branch`.
+    fn tangent(gate: &T, branch: &T, [dx, dgate, dbranch]: [Option<T>; 3]) -> Option<T> {
+        let add = |sum: Option<T>, gate: &T, branch: &T| match sum {
+            Some(sum) => sum.addcmul(&gate.unsqueeze(1), branch),
+            None => gate.unsqueeze(1) * branch,
+        };
+        let sum = match dbranch {
+            Some(dbranch) => Some(add(dx, gate, &dbranch)),
+            None => dx.map(|dx| dx.copy()),
+        };
+        match dgate {
+            Some(dgate) => Some(add(sum, &dgate, branch)),
+            None => sum,
+        }
+    }
+
+    /// Inputs without tangents, and the result.
+    fn evaluate(inputs: [Prim; 3]) -> ([Prim; 3], Prim) {
+        let ([x, gate, branch], tangents) = dual::part(inputs);
+        let y = forward(&x, &gate, &branch);
+        let tangent = tangents.and_then(|tangents| tangent(&gate.tensor, &branch.tensor, tangents));
+        ([x, gate, branch], dual::join(y, tangent))
+    }
+
     impl ResidualOp for LibTorch {
         fn fused_gate(x: Prim, gate: Prim, branch: Prim) -> Prim {
-            forward(&x, &gate, &branch)
+            evaluate([x, gate, branch]).1
         }
     }
 
@@ -89,12 +114,10 @@ mod fused {
         fn fused_gate(x: FloatTensor<Self>, gate: FloatTensor<Self>, branch: FloatTensor<Self>) -> FloatTensor<Self> {
             let ((x, to_x), (gate, to_gate), (branch, to_branch)) =
                 (x.into_parts(), gate.into_parts(), branch.into_parts());
+            let ([_, gate, branch], y) = evaluate([x, gate, branch]);
             match GateBackward.prepare::<C>([to_x, to_gate, to_branch]).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => {
-                    let y = forward(&x, &gate, &branch);
-                    prep.finish((gate, branch), y)
-                }
-                OpsKind::UnTracked(prep) => prep.finish(forward(&x, &gate, &branch)),
+                OpsKind::Tracked(prep) => prep.finish((gate, branch), y),
+                OpsKind::UnTracked(prep) => prep.finish(y),
             }
         }
     }

@@ -139,6 +139,7 @@ RL_SIMD void axpby_row(const float* t, const float* z, float a, float b, float* 
 
 extern "C" {
 const char* rl_last_error() { return last_error.c_str(); }
+void rl_set_last_error(const char* message) { last_error = message; }
 
 int rl_set_threads(int n) { RL_TRY(at::set_num_threads(n)) }
 int rl_threads() { return at::get_num_threads(); }
