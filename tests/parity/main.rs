@@ -7,6 +7,7 @@ mod case;
 mod compare;
 mod inputs;
 mod jit;
+mod mean_flow;
 mod samplers;
 mod sit;
 mod sit_parts;
@@ -25,10 +26,11 @@ use std::path::{Path, PathBuf};
 type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
-const FAMILIES: [(&str, Runner); 6] = [
+const FAMILIES: [(&str, Runner); 7] = [
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_hog", inputs::encoder_hog),
     ("jit_", jit::jit),
+    ("meanflow_", mean_flow::mean_flow),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),
     ("spatial_norm", inputs::spatial_norm),

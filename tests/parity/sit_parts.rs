@@ -57,7 +57,7 @@ impl Parts {
         let context = BackboneContext {
             input: [channels, height, width],
             condition: ConditionSpec::Labels { num_classes },
-            has_interval: false,
+            has_interval: params.keys().any(|name| name.starts_with("r_embedder.")),
         };
         let (builder, spec) = (ParamBuilder::new(device, 0), sit.spec(&context)?);
         let backbone = Slot::new(sit.build(&context, &builder)?);

@@ -40,6 +40,23 @@ impl Condition {
         }
     }
 
+    /// The conditions at these places of the batch.
+    pub fn slice(self, range: std::ops::Range<usize>) -> Self {
+        match self {
+            Self::Labels(labels) => Self::Labels(labels.slice_dim(0, range)),
+            Self::Text(text) => Self::Text(text.slice_dim(0, range)),
+        }
+    }
+
+    /// The conditions for a network without autodiff.
+    pub fn inner(self) -> Self {
+        match self {
+            Self::Labels(labels) => Self::Labels(labels.inner()),
+            Self::Text(text) if text.is_autodiff() => Self::Text(text.inner()),
+            kept => kept,
+        }
+    }
+
     /// Both batches, one after the other.
     pub fn concat(self, other: Self) -> Self {
         match (self, other) {

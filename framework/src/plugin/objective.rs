@@ -55,7 +55,8 @@ pub struct Draws {
     pub noise: Tensor<4>,
     /// Times, `[batch]`.
     pub t: Tensor<1>,
-    /// Starts of intervals, `[batch]`, for objectives over average velocities.
+    /// Starts of the intervals of the last samples, `[up to batch]`, for objectives over average velocities; the samples
+    /// before them have empty intervals.
     pub r: Option<Tensor<1>>,
     /// Which conditions become the null condition, `[batch]`; nothing when none does.
     pub drop: Option<Tensor<1, Bool>>,
@@ -179,6 +180,11 @@ pub trait ObjectiveConfig: Described + Debug + Send + Sync {
 
     /// Whether the backbone must take the interval start `r`.
     fn has_interval(&self) -> bool {
+        false
+    }
+
+    /// Whether it differentiates the backbone by its input ([`ops::jvp`](crate::ops::jvp)).
+    fn takes_derivative(&self) -> bool {
         false
     }
 

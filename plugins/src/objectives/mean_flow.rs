@@ -1,0 +1,540 @@
+//! MeanFlow: average velocities over intervals, for sampling in one step. t = 0 is data, t = 1 is noise.
+//!
+//! Source: Geng et al., "Mean Flows for One-step Generative Modeling" (2025); the authors' `meanflow.py`, and the public
+//! PyTorch version on SiT where a key says so. Losses are in f32.
+
+use anyhow::Result;
+use realign::burn::tensor::{Bool, Device, Tensor, TensorData};
+use realign::ops::{self, Jvp};
+use realign::plugin::{
+    Backbone, BackboneInput, BackboneOutput, Condition, Draws, Dynamics, Objective, ObjectiveConfig, ObjectiveInput,
+    ObjectiveOutput, ProbabilityPath, Times,
+};
+use realign::recipe::Check;
+use realign::streams::Streams;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// `mean_flow`: regression of the average velocity `u(x_t, r, t)` on `v − (t − r) du/dt` along `x_t = (1 − t) x + t e`.
+///
+/// The derivative is taken only for the samples whose interval is not empty; for the others the target is `v` itself.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MeanFlowConfig {
+    /// Distribution of the two times of a sample; the later one is t.
+    pub time: MeanFlowTime,
+    /// Mean of the normal whose sigmoid is a time.
+    pub time_mean: f64,
+    /// Deviation of the normal whose sigmoid is a time.
+    pub time_deviation: f64,
+    /// Share of samples whose interval is empty, r = t.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub instant_share: f64,
+    /// Whether that share holds in each batch or on average.
+    pub instants: Instants,
+    /// Weight of a sample by its squared error.
+    pub weighting: Weighting,
+    /// Exponent of the weight.
+    #[schemars(range(min = 0.0, max = 2.0))]
+    pub weight_power: f64,
+    /// What is added to the error in the weight; 0.01 for `error`, 0.001 for `squared_error` where it is left out.
+    pub weight_eps: Option<f64>,
+    /// Guidance that the network learns.
+    pub guidance: TrainedGuidance,
+    /// Probability that a condition becomes the null condition, for guidance.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub label_dropout: f64,
+    /// Which samples may lose their condition.
+    pub dropped: Dropped,
+    /// Which samples take part in alignment.
+    pub align_on: AlignOn,
+}
+
+/// Distribution of times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MeanFlowTime {
+    /// sigmoid of a normal.
+    #[default]
+    LogitNormal,
+    /// Uniform in [0, 1).
+    Uniform,
+}
+
+/// How many samples of a batch have r = t.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Instants {
+    /// The share of the batch, rounded down (the authors' code).
+    #[default]
+    Counted,
+    /// Each sample with the share as its probability (the PyTorch version).
+    Drawn,
+}
+
+/// Weight of a sample with squared error `e`, summed over its values; no gradient passes through it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Weighting {
+    /// `e / (e + eps)^power` (the authors' code).
+    #[default]
+    Error,
+    /// `e² / (e² + eps)^power` (the PyTorch version).
+    SquaredError,
+    /// `e`.
+    Uniform,
+}
+
+/// Guidance as part of what is learned: `omega v + (1 − omega − kappa) u(x, t, t, null) + kappa u(x, t, t, condition)`
+/// takes the place of `v`. The effective scale is `omega / (1 − kappa)`; omega 1 and kappa 0 are no guidance.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainedGuidance {
+    /// Weight of the sample's own velocity.
+    pub omega: f64,
+    /// Weight of the network's conditional velocity, below 1.
+    #[schemars(range(min = 0.0, max = 0.999))]
+    pub kappa: f64,
+    /// First time at which guidance acts.
+    pub low: f64,
+    /// Last time at which guidance acts.
+    pub high: f64,
+}
+
+/// Which samples may lose their condition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Dropped {
+    /// As many as the probability gives, all among those with r = t: guidance asks for the null condition only there
+    /// (the authors' code).
+    #[default]
+    Instants,
+    /// Any (the PyTorch version).
+    Any,
+}
+
+/// Which samples take part in alignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AlignOn {
+    /// All.
+    #[default]
+    All,
+    /// Those with r = t.
+    Instants,
+}
+
+impl Default for TrainedGuidance {
+    fn default() -> Self {
+        Self { omega: 1.0, kappa: 0.0, low: 0.0, high: 1.0 }
+    }
+}
+
+impl Default for MeanFlowConfig {
+    fn default() -> Self {
+        Self {
+            time: MeanFlowTime::LogitNormal,
+            time_mean: -0.4,
+            time_deviation: 1.0,
+            instant_share: 0.75,
+            instants: Instants::Counted,
+            weighting: Weighting::Error,
+            weight_power: 1.0,
+            weight_eps: None,
+            guidance: TrainedGuidance::default(),
+            label_dropout: 0.1,
+            dropped: Dropped::Instants,
+            align_on: AlignOn::All,
+        }
+    }
+}
+
+impl TrainedGuidance {
+    /// Weight of the network's velocity without condition.
+    fn null_weight(&self) -> f64 {
+        let weight = 1.0 - self.omega - self.kappa;
+        // 1 − 0.2 − 0.8 is not quite zero.
+        if weight.abs() < 1e-9 { 0.0 } else { weight }
+    }
+
+    fn is_none(&self) -> bool {
+        self.omega == 1.0 && self.kappa == 0.0
+    }
+}
+
+/// A batch on its way: samples with r = t first, then those with an interval.
+struct Batch {
+    /// `[batch, channels, height, width]`, without graph.
+    xt: Tensor<4>,
+    /// Velocity of the path, as `xt`.
+    v: Tensor<4>,
+    /// `[batch]`, without graph.
+    t: Tensor<1>,
+    /// Of the samples with an interval.
+    r: Tensor<1>,
+    condition: Condition,
+    null: Condition,
+    dropped: Option<Tensor<1, Bool>>,
+    num_instants: usize,
+}
+
+/// Targets and predictions of a batch.
+#[derive(Debug)]
+pub struct MeanFlowTerms {
+    /// `u(x_t, r, t)` with its graph, `[batch, channels, height, width]`.
+    pub u: Tensor<4>,
+    /// Guided velocity, as `u`, without graph.
+    pub guided: Tensor<4>,
+    /// Samples that guidance is for, `[batch]`: t inside its interval, and the condition kept.
+    pub is_guided: Tensor<1, Bool>,
+    /// du/dt of the samples with an interval, without graph.
+    pub derivative: Option<Tensor<4>>,
+    /// What `u` is compared with, as `u`, without graph.
+    pub target: Tensor<4>,
+    /// Velocity of the path, as `u`, without graph.
+    pub v: Tensor<4>,
+    /// Tokens after the wanted blocks.
+    pub taps: Vec<Tensor<3>>,
+}
+
+impl MeanFlowConfig {
+    /// The time that a draw means: a standard normal one for `logit_normal`, a uniform one for `uniform`.
+    pub fn time(&self, draw: f32) -> f32 {
+        match self.time {
+            MeanFlowTime::LogitNormal => {
+                1.0 / (1.0 + (-(draw * self.time_deviation as f32 + self.time_mean as f32)).exp())
+            }
+            MeanFlowTime::Uniform => draw,
+        }
+    }
+
+    /// The weighted loss of each sample by its squared error.
+    ///
+    /// # Shapes
+    /// * `error`, result: `[batch]`
+    pub fn weighted(&self, error: Tensor<1>) -> Tensor<1> {
+        let (error, eps) = match self.weighting {
+            Weighting::Uniform => return error,
+            Weighting::Error => (error, 1e-2),
+            Weighting::SquaredError => (error.square(), 1e-3),
+        };
+        let scale = error.clone().detach() + self.weight_eps.unwrap_or(eps);
+        error / if self.weight_power == 1.0 { scale } else { scale.powf_scalar(self.weight_power) }
+    }
+
+    /// Predictions and targets.
+    ///
+    /// # Errors
+    /// A derivative inside a derivative.
+    pub fn terms(&self, backbone: &dyn Backbone, input: ObjectiveInput<'_>) -> Result<MeanFlowTerms> {
+        let taps = input.taps;
+        let batch = Batch::new(input);
+        let count = batch.t.dims()[0];
+        let instants = (batch.num_instants > 0).then(|| {
+            let (x, t) = batch.at(0..batch.num_instants);
+            let (x, t) = (Tensor::from_inner(x), Tensor::from_inner(t));
+            let times = Times { t: t.clone(), r: Some(t) };
+            backbone.forward(BackboneInput { x, times, condition: batch.conditions(0..batch.num_instants), taps })
+        });
+        let is_guided = self.is_guided(&batch);
+        let instant_velocity = instants.as_ref().map(|output| &output.prediction);
+        let guided = self.guided(backbone, &batch, is_guided.clone(), instant_velocity);
+        let mut target = guided.clone();
+        let (mut outputs, mut derivative) = (Vec::from_iter(instants), None);
+        if batch.num_instants < count {
+            let range = batch.num_instants..count;
+            let Jvp { value, tangent, rest } = batch.interval(backbone, &guided, taps)?;
+            let (_, t) = batch.at(range.clone());
+            let length = (t - batch.r.clone()).clamp(0.0, 1.0).reshape([-1, 1, 1, 1]);
+            let corrected = guided.clone().slice_dim(0, range) - tangent.clone() * length;
+            let before = guided.clone().slice_dim(0, 0..batch.num_instants);
+            target = if batch.num_instants == 0 { corrected } else { Tensor::cat(vec![before, corrected], 0) };
+            derivative = Some(tangent);
+            outputs.push(BackboneOutput { prediction: value, taps: rest });
+        }
+        let BackboneOutput { prediction, taps } = self.join(outputs);
+        Ok(MeanFlowTerms { u: prediction, guided, is_guided, derivative, target, v: batch.v, taps })
+    }
+
+    /// The outputs of both groups of samples as one batch; taps of those that take part in alignment.
+    fn join(&self, outputs: Vec<BackboneOutput>) -> BackboneOutput {
+        let num_aligned = if self.align_on == AlignOn::Instants { 1 } else { outputs.len() };
+        let aligned = &outputs[..num_aligned];
+        let cat = |n: usize| aligned.iter().map(|output| output.taps[n].clone()).collect::<Vec<_>>();
+        let num_taps = outputs.first().map_or(0, |output| output.taps.len());
+        let taps = (0..num_taps).map(|n| Tensor::cat(cat(n), 0)).collect();
+        let predictions = outputs.into_iter().map(|output| output.prediction).collect();
+        BackboneOutput { prediction: Tensor::cat(predictions, 0), taps }
+    }
+
+    fn is_guided(&self, batch: &Batch) -> Tensor<1, Bool> {
+        let t = batch.t.clone();
+        let is_inside = t.clone().greater_equal_elem(self.guidance.low).bool_and(t.lower_equal_elem(self.guidance.high));
+        match &batch.dropped {
+            Some(dropped) => is_inside.bool_and(dropped.clone().bool_not()),
+            None => is_inside,
+        }
+    }
+
+    /// The velocity that takes the place of `v`. `instants` is the network's prediction for the samples with r = t,
+    /// which is their conditional velocity.
+    fn guided(
+        &self,
+        backbone: &dyn Backbone,
+        batch: &Batch,
+        is_guided: Tensor<1, Bool>,
+        instants: Option<&Tensor<4>>,
+    ) -> Tensor<4> {
+        let guidance = &self.guidance;
+        if guidance.is_none() {
+            return batch.v.clone();
+        }
+        let (count, frozen) = (batch.t.dims()[0], backbone.valid_dyn());
+        let velocity = |range: std::ops::Range<usize>, condition: Condition| {
+            let (x, t) = batch.at(range);
+            let times = Times { t: t.clone(), r: Some(t) };
+            frozen.forward(BackboneInput { x, times, condition, taps: &[] }).prediction
+        };
+        let mut sum = batch.v.clone() * guidance.omega;
+        if guidance.null_weight() != 0.0 {
+            sum = sum + velocity(0..count, batch.null.clone()) * guidance.null_weight();
+        }
+        if guidance.kappa != 0.0 {
+            let mut parts = Vec::from_iter(instants.map(|prediction| prediction.clone().inner()));
+            let range = batch.num_instants..count;
+            if !range.is_empty() {
+                parts.push(velocity(range.clone(), batch.conditions(range).inner()));
+            }
+            sum = sum + Tensor::cat(parts, 0) * guidance.kappa;
+        }
+        batch.v.clone().mask_where(is_guided.reshape([count, 1, 1, 1]).expand(batch.v.dims()), sum)
+    }
+}
+
+impl Batch {
+    fn new(input: ObjectiveInput<'_>) -> Self {
+        let Draws { noise, t, r, drop } = input.draws;
+        let [x0, noise] = [input.x0, noise].map(plain);
+        let t = plain(t);
+        let batch = t.dims()[0];
+        let at = t.clone().reshape([batch, 1, 1, 1]);
+        let r = r.map(plain);
+        let dropped = drop.clone().map(Tensor::inner);
+        Self {
+            xt: x0.clone() * (at.clone().neg() + 1.0) + noise.clone() * at,
+            v: noise - x0,
+            num_instants: r.as_ref().map_or(batch, |r| batch - r.dims()[0]),
+            r: r.unwrap_or_else(|| t.clone().slice_dim(0, 0..0)),
+            t,
+            condition: match drop {
+                Some(drop) => input.condition.replace(drop, input.null.clone()),
+                None => input.condition,
+            },
+            null: input.null.inner(),
+            dropped,
+        }
+    }
+
+    fn at(&self, range: std::ops::Range<usize>) -> (Tensor<4>, Tensor<1>) {
+        (self.xt.clone().slice_dim(0, range.clone()), self.t.clone().slice_dim(0, range))
+    }
+
+    fn conditions(&self, range: std::ops::Range<usize>) -> Condition {
+        self.condition.clone().slice(range)
+    }
+
+    /// `u` of the samples with an interval, its derivative along (v, 0, 1), and their taps.
+    fn interval(
+        &self,
+        backbone: &dyn Backbone,
+        guided: &Tensor<4>,
+        taps: &[usize],
+    ) -> Result<Jvp<4, Vec<Tensor<3>>>> {
+        let range = self.num_instants..self.t.dims()[0];
+        let (x, t) = self.at(range.clone());
+        let [dx, x] = [guided.clone().slice_dim(0, range.clone()), x].map(Tensor::from_inner);
+        let [t, r] = [t, self.r.clone()].map(Tensor::from_inner);
+        let (dr, dt) = (r.zeros_like(), t.ones_like());
+        let condition = self.conditions(range);
+        let network = |(x, r, t): (Tensor<4>, Tensor<1>, Tensor<1>)| {
+            let times = Times { t, r: Some(r) };
+            let output = backbone.forward(BackboneInput { x, times, condition: condition.clone(), taps });
+            Ok((output.prediction, output.taps))
+        };
+        ops::jvp(network, (x, r, t), (dx, dr, dt))
+    }
+}
+
+fn plain<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if x.is_autodiff() { x.inner() } else { x }
+}
+
+impl Objective for MeanFlowConfig {
+    fn draw(&self, shape: [usize; 4], streams: &Streams, device: &Device) -> Draws {
+        let [batch, ..] = shape;
+        let pairs = match self.time {
+            MeanFlowTime::LogitNormal => streams.normal("times", 2 * batch),
+            MeanFlowTime::Uniform => streams.uniform("times", 2 * batch),
+        };
+        let times: Vec<f32> = pairs.into_iter().map(|draw| self.time(draw)).collect();
+        let (starts, ends): (Vec<f32>, Vec<f32>) =
+            times.chunks_exact(2).map(|pair| (pair[0].min(pair[1]), pair[0].max(pair[1]))).unzip();
+        let num_instants = match self.instants {
+            Instants::Counted => (batch as f64 * self.instant_share) as usize,
+            Instants::Drawn => {
+                let is_instant = |u: &f32| f64::from(*u) < self.instant_share;
+                streams.uniform("instants", batch).iter().filter(|u| is_instant(u)).count()
+            }
+        }
+        .min(batch);
+        let mut draws = Draws::new(shape, ends, self.label_dropout, streams, device);
+        // Samples come in random order, so the first ones are as good as any.
+        if num_instants < batch {
+            let starts = starts[num_instants..].to_vec();
+            draws.r = Some(Tensor::from_data(TensorData::new(starts, [batch - num_instants]), device));
+        }
+        if self.dropped == Dropped::Instants {
+            let is_dropped = |u: &f32| f64::from(*u) < self.label_dropout;
+            let count = streams.uniform("label_dropout", batch).iter().filter(|u| is_dropped(u)).count();
+            let drop: Vec<bool> = (0..batch).map(|i| i < count.min(num_instants)).collect();
+            draws.drop = Some(Tensor::<1, Bool>::from_data(TensorData::new(drop, [batch]), device));
+        }
+        draws
+    }
+
+    fn loss(&self, backbone: &dyn Backbone, input: ObjectiveInput<'_>) -> Result<ObjectiveOutput> {
+        let terms = self.terms(backbone, input)?;
+        let sum = |difference: Tensor<4>| difference.square().flatten::<2>(1, 3).sum_dim(1).squeeze_dim::<1>(1);
+        let velocity_error = sum(plain(terms.u.clone()) - terms.v);
+        let error = sum(terms.u - Tensor::from_inner(terms.target));
+        let loss = self.weighted(error.clone()).mean();
+        let scalars = vec![
+            ("denoising_loss", loss.clone().detach()),
+            ("squared_error", error.detach().mean()),
+            ("velocity_error", Tensor::from_inner(velocity_error.mean())),
+        ];
+        Ok(ObjectiveOutput { loss, scalars, taps: terms.taps })
+    }
+
+    /// The average velocity over the empty interval is the velocity.
+    fn velocity(&self, prediction: Tensor<4>, _x: Tensor<4>, _t: f64) -> Tensor<4> {
+        prediction
+    }
+
+    fn path(&self) -> ProbabilityPath {
+        ProbabilityPath::Linear
+    }
+}
+
+#[typetag::serde(name = "mean_flow")]
+impl ObjectiveConfig for MeanFlowConfig {
+    fn build(&self) -> Box<dyn Objective> {
+        Box::new(*self)
+    }
+
+    fn has_interval(&self) -> bool {
+        true
+    }
+
+    fn takes_derivative(&self) -> bool {
+        self.instant_share < 1.0
+    }
+
+    fn forward_passes(&self) -> f64 {
+        let intervals = 1.0 - self.instant_share;
+        let null = if self.guidance.null_weight() != 0.0 { 1.0 } else { 0.0 };
+        let conditional = if self.guidance.kappa != 0.0 { intervals } else { 0.0 };
+        let guidance = if self.guidance.is_none() { 0.0 } else { null + conditional };
+        // A tangent costs about as much as a forward pass; a forward pass alone is a third of one with its backward pass.
+        1.0 + (intervals + guidance) / 3.0
+    }
+
+    fn dynamics(&self) -> &'static [Dynamics] {
+        &[Dynamics::AverageVelocity, Dynamics::Velocity]
+    }
+
+    fn validate(&self, check: &mut Check<'_>) {
+        check.range("label_dropout", self.label_dropout, 0.0, 1.0);
+        check.range("time_mean", self.time_mean, -20.0, 20.0);
+        check.range("time_deviation", self.time_deviation, 0.0, 20.0);
+        check.range("instant_share", self.instant_share, 0.0, 1.0);
+        check.range("weight_power", self.weight_power, 0.0, 2.0);
+        check.range("weight_eps", self.weight_eps.unwrap_or(1.0), 1e-12, 1e6);
+        check.within("guidance", |check| {
+            check.range("omega", self.guidance.omega, 0.0, 100.0);
+            check.range("kappa", self.guidance.kappa, 0.0, 0.999);
+            check.range("low", self.guidance.low, 0.0, 1.0);
+            check.range("high", self.guidance.high, self.guidance.low.clamp(0.0, 1.0), 1.0);
+        });
+        if self.guidance.null_weight() != 0.0 && !self.guidance.is_none() && self.label_dropout == 0.0 {
+            check.bad(
+                "label_dropout",
+                "guidance asks the network without condition, and `0` never trains it there; set it above 0",
+            );
+        }
+        if self.align_on == AlignOn::Instants && (self.instants == Instants::Drawn || self.instant_share == 0.0) {
+            check.bad(
+                "align_on",
+                "`instants` needs samples with r = t in every batch: `instants: counted` and an `instant_share` above 0",
+            );
+        }
+    }
+}
+
+realign::register!(ObjectiveConfig as "objective": MeanFlowConfig);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draw(config: MeanFlowConfig, batch: usize) -> Draws {
+        config.draw([batch, 1, 1, 1], &Streams::new(1).at(3, 0), &Device::flex())
+    }
+
+    fn host(x: Tensor<1>) -> Vec<f32> {
+        x.into_data().try_to_vec().unwrap()
+    }
+
+    #[test]
+    fn intervals_are_the_last_quarter_and_start_before_they_end() {
+        let draws = draw(MeanFlowConfig::default(), 4003);
+        let (r, t) = (host(draws.r.unwrap()), host(draws.t));
+        assert_eq!((r.len(), t.len()), (4003 - 3002, 4003));
+        assert!(r.iter().zip(&t[3002..]).all(|(r, t)| 0.0 <= *r && r <= t && *t <= 1.0));
+        // The median of max(a, b) for two sigmoids of N(-0.4, 1): P(a < m)² = 1/2 at normal 0.545.
+        let below = t.iter().filter(|t| **t < 0.536).count();
+        assert!((1880..2120).contains(&below), "{below}");
+    }
+
+    #[test]
+    fn a_drawn_share_varies_and_a_counted_one_does_not() {
+        let config = MeanFlowConfig { instants: Instants::Drawn, ..Default::default() };
+        let count = |step| config.draw([64, 1, 1, 1], &Streams::new(1).at(step, 0), &Device::flex()).r.unwrap().dims();
+        let counts: std::collections::BTreeSet<_> = (0..10).map(count).collect();
+        assert!(counts.len() > 2, "{counts:?}");
+    }
+
+    #[test]
+    fn conditions_are_dropped_among_instants_only() {
+        let config = MeanFlowConfig { label_dropout: 0.5, instant_share: 0.25, ..Default::default() };
+        let drop = draw(config, 100).drop.unwrap().int();
+        assert_eq!(drop.clone().slice_dim(0, 0..25).sum().into_scalar::<i64>(), 25);
+        assert_eq!(drop.sum().into_scalar::<i64>(), 25);
+        let any = draw(MeanFlowConfig { dropped: Dropped::Any, ..config }, 1000).drop.unwrap().int();
+        let late = any.slice_dim(0, 250..1000).sum().into_scalar::<i64>();
+        assert!((320..430).contains(&late), "{late}");
+    }
+
+    #[test]
+    fn weights_pass_no_gradient() {
+        let device = Device::flex().autodiff();
+        let error = Tensor::<1>::from_floats([0.5, 4.0], &device).require_grad();
+        let config = MeanFlowConfig::default();
+        let loss = config.weighted(error.clone());
+        let gradient = host(error.grad(&loss.clone().sum().backward()).unwrap());
+        for ((error, loss), gradient) in [0.5f32, 4.0].into_iter().zip(host(loss)).zip(gradient) {
+            assert!((loss - error / (error + 0.01)).abs() < 1e-6);
+            assert!((gradient - 1.0 / (error + 0.01)).abs() < 1e-6);
+        }
+    }
+}
