@@ -155,12 +155,8 @@ fn weights(case: &Case, device: &Device, found: &mut Comparison) -> Result<()> {
     for (author, weighting) in [("zhuyu", Weighting::SquaredError), ("jax", Weighting::Error)] {
         for power in ["1.0", "0.75", "0.5"].into_iter().filter(|power| case.has(&format!("out.{author}.p{power}"))) {
             let eps = (weighting == Weighting::Error).then(|| case.config.number("norm_eps_jax", 0.01));
-            let config = MeanFlowConfig {
-                weighting,
-                weight_power: power.parse()?,
-                weight_eps: eps,
-                ..Default::default()
-            };
+            let config =
+                MeanFlowConfig { weighting, weight_power: power.parse()?, weight_eps: eps, ..Default::default() };
             let error: Tensor<1> = case.tensor("in.m", &device)?.require_grad();
             let loss = config.weighted(error.clone());
             found.forward(case, &format!("out.{author}.p{power}"), loss.clone())?;

@@ -48,7 +48,9 @@ impl Check {
         }
         let model = trainer.weights(&plan.recipe.sample.weights)?;
         let sampling = Sampling::new(&plan.recipe.sample, plan.recipe.seed);
-        draw_pictures(&trainer.assembly, &model, plan.latent, &[0], 0, sampling)?;
+        for sampler in trainer.assembly.samplers() {
+            draw_pictures(&trainer.assembly, &model, sampler, plan.latent, &[0], 0, sampling)?;
+        }
         writeln!(out, "{} loads, builds, steps and samples", plan.recipe_name)?;
         Ok(ExitCode::SUCCESS)
     }

@@ -1,5 +1,6 @@
 //! `realign run`: trains as the recipe says.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -80,26 +81,32 @@ fn judge(plan: &Plan, trainer: &Trainer, run_dir: &Path, out: &mut dyn Write) ->
     let labels: Vec<i64> = (0..NUM_JUDGED).map(|i| (i % num_classes) as i64).collect();
     let model = trainer.weights(&recipe.sample.weights)?;
     let sampling = Sampling::new(&recipe.sample, recipe.seed);
-    let mut pictures = vec![];
-    for (chunk_idx, chunk) in labels.chunks(64).enumerate() {
-        let first = (chunk_idx * 64) as u64;
-        pictures.extend(draw_pictures(assembly, &model, plan.latent, chunk, first, sampling)?);
-    }
-    let on_samples = classifier.judge(&pictures, &labels)?;
     writeln!(out, "a classifier trained on the data names what {NUM_JUDGED} pictures show:")?;
-    writeln!(out, "  samples: {}", shares(&on_samples))?;
+    let mut judged = vec![];
+    for sampler in assembly.samplers() {
+        let mut pictures = vec![];
+        for (chunk_idx, chunk) in labels.chunks(64).enumerate() {
+            let first = (chunk_idx * 64) as u64;
+            pictures.extend(draw_pictures(assembly, &model, sampler, plan.latent, chunk, first, sampling)?);
+        }
+        let report = classifier.judge(&pictures, &labels)?;
+        let count = sampler.num_evaluations();
+        let evaluations = if count == 1 { "1 evaluation".into() } else { format!("{count} evaluations") };
+        writeln!(out, "  samples: {} ({evaluations} of the network each)", shares(&report))?;
+        let accuracy: BTreeMap<_, _> = report.accuracy.iter().copied().collect();
+        judged.push(serde_json::json!({ "num_evaluations": count, "classifier_on_samples": accuracy }));
+    }
     writeln!(out, "  data:    {} ({} pictures it was not trained on)", shares(&on_data), on_data.count)?;
     let result = serde_json::json!({
         "step": trainer.step,
         "recipe_digest": plan.digest()?,
         "weights": recipe.sample.weights,
         "cfg_scale": recipe.sample.cfg_scale,
-        "num_evaluations": assembly.sampler.num_evaluations(),
+        "samplers": judged,
         "num_samples": NUM_JUDGED,
         "realign": env!("CARGO_PKG_VERSION"),
         "device": realign::ops::describe(&assembly.device),
-        "classifier_on_samples": on_samples.accuracy.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
-        "classifier_on_data": on_data.accuracy.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
+        "classifier_on_data": on_data.accuracy.iter().copied().collect::<BTreeMap<_, _>>(),
     });
     let path = run_dir.join("result.json");
     let text = serde_json::to_string_pretty(&result).context("cannot write the result")? + "\n";

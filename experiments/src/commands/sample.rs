@@ -70,7 +70,15 @@ impl Sample {
         let bar = pictures_bar(self.num);
         for (i, chunk) in labels.chunks(self.batch).enumerate() {
             let first = (i * self.batch) as u64;
-            writer.write(&draw_pictures(&assembly, &model, plan.latent, chunk, first, sampling)?)?;
+            writer.write(&draw_pictures(
+                &assembly,
+                &model,
+                &*assembly.sampler,
+                plan.latent,
+                chunk,
+                first,
+                sampling,
+            )?)?;
             bar.inc(chunk.len() as u64);
         }
         bar.finish_and_clear();

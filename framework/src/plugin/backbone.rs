@@ -116,6 +116,17 @@ pub trait BackboneConfig: Described + Debug + Send + Sync {
     /// As [`spec`](Self::spec).
     fn build(&self, ctx: &BackboneContext, params: &ParamBuilder) -> Result<Box<dyn Backbone>>;
 
+    /// Whether it can take the interval start `r` beside `t`; if not, recipes that need it are refused.
+    fn accepts_interval(&self) -> bool {
+        false
+    }
+
+    /// Factor on times before the network sees them. Derivatives by time grow with it; a central difference of them
+    /// (see [`ops::jvp`](crate::ops::jvp)) is refused above 10.
+    fn time_scale(&self) -> f64 {
+        1.0
+    }
+
     /// Reports values that cannot work.
     fn validate(&self, _check: &mut Check<'_>) {}
 }

@@ -11,7 +11,8 @@ use super::missing::Missing;
 use super::schema::{Recipe, ScheduleShape};
 use crate::plugin::encoder::WeightFile;
 use crate::plugin::{
-    BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderSpec, LatentShape, PatchGrid, SamplerConfig,
+    BackboneConfig, BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderSpec, LatentShape, PatchGrid,
+    SamplerConfig,
 };
 use crate::registry;
 
@@ -110,8 +111,15 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
     let latent = record(check, "autoencoder", recipe.autoencoder.latent_shape(recipe.image_size))?;
     missing.extend(absent(recipe.autoencoder.weights()));
     let context = backbone_context(recipe, latent, condition);
+    if context.has_interval && !recipe.backbone.accepts_interval() {
+        check.bad("backbone.type", no_interval(recipe));
+        return None;
+    }
     let backbone = record(check, "backbone", recipe.backbone.spec(&context))?;
-    sampler(recipe, check);
+    sampler("sample.sampler", &*recipe.sample.sampler, recipe, check);
+    for (i, also) in recipe.sample.also.iter().enumerate() {
+        sampler(&format!("sample.also.{i}"), &**also, recipe, check);
+    }
     let mut encoders = vec![];
     for (i, term) in recipe.alignment.iter().enumerate() {
         check.within(&format!("alignment.{i}"), |check| {
@@ -132,10 +140,24 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
     Some(Sizes { latent, condition, backbone, encoders, missing })
 }
 
+/// Why a backbone with one time cannot serve the objective, and which can.
+fn no_interval(recipe: &Recipe) -> String {
+    let fits = |name: &&str| {
+        let default = serde_json::from_value::<Box<dyn BackboneConfig>>(serde_json::json!({ "type": name }));
+        default.is_ok_and(|backbone| backbone.accepts_interval())
+    };
+    let known: Vec<_> = registry::names("backbone").into_iter().filter(fits).collect();
+    format!(
+        "backbone `{}` takes one time, and objective `{}` trains over intervals of two; those that take two: {}",
+        (recipe.backbone.info().name)(),
+        (recipe.objective.info().name)(),
+        known.join(", ")
+    )
+}
+
 /// Refuses a sampler that needs what the objective's networks cannot tell.
-fn sampler(recipe: &Recipe, check: &mut Check<'_>) {
+fn sampler(key: &str, sampler: &dyn SamplerConfig, recipe: &Recipe, check: &mut Check<'_>) {
     let offered = recipe.objective.dynamics();
-    let sampler = &recipe.sample.sampler;
     if offered.contains(&sampler.dynamics()) {
         return;
     }
@@ -145,7 +167,7 @@ fn sampler(recipe: &Recipe, check: &mut Check<'_>) {
     };
     let known: Vec<_> = registry::names("sampler").into_iter().filter(fits).collect();
     check.bad(
-        "sample.sampler.type",
+        &format!("{key}.type"),
         format!(
             "sampler `{}` cannot use networks of objective `{}`; those that can: {}",
             (sampler.info().name)(),

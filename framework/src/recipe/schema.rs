@@ -195,6 +195,9 @@ pub enum EmaWarmup {
 pub struct SampleSection {
     /// The solver.
     pub sampler: Box<dyn SamplerConfig>,
+    /// Further solvers whose samples previews and the classifier at the end show beside the first's.
+    #[serde(default)]
+    pub also: Vec<Box<dyn SamplerConfig>>,
     /// Classifier-free guidance scale; 1 is none.
     pub cfg_scale: f64,
     /// First time at which guidance acts.
@@ -331,6 +334,9 @@ impl TrainSection {
 impl SampleSection {
     fn validate(&self, emas: &[EmaSection], check: &mut Check<'_>) {
         check.within("sampler", |check| self.sampler.validate(check));
+        for (i, sampler) in self.also.iter().enumerate() {
+            check.within(&format!("also.{i}"), |check| sampler.validate(check));
+        }
         check.range("cfg_scale", self.cfg_scale, 0.0, 1e3);
         check.range("guidance_low", self.guidance_low, 0.0, 1.0);
         check.range("guidance_high", self.guidance_high, 0.0, 1.0);

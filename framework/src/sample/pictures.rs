@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use super::draws::image_noise;
 use super::quantize::{Quantization, quantize};
 use crate::ops;
-use crate::plugin::{Guidance, SampleRequest};
+use crate::plugin::{Guidance, SampleRequest, Sampler};
 use crate::recipe::SampleSection;
 use crate::train::{Assembly, TrainModel};
 use crate::weights::to_host;
@@ -39,6 +39,7 @@ impl Sampling {
 pub fn draw_pictures(
     assembly: &Assembly,
     model: &TrainModel,
+    sampler: &dyn Sampler,
     latent: [usize; 3],
     labels: &[i64],
     first_idx: u64,
@@ -64,7 +65,7 @@ pub fn draw_pictures(
         step_noise: &step_noise,
     };
     ops::guard(|| {
-        let samples = assembly.sampler.sample(request)?;
+        let samples = sampler.sample(request)?;
         let pictures = assembly.autoencoder.decode(samples);
         let [_, channels, height, width] = pictures.dims();
         let values = to_host(pictures);

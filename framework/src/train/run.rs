@@ -169,14 +169,17 @@ impl Session<'_> {
         let num_classes = trainer.assembly.dataset.num_classes().max(1);
         let labels: Vec<i64> = (0..section.num_preview).map(|i| (i % num_classes) as i64).collect();
         let sampling = Sampling::new(section, self.plan.recipe.seed);
-        let bytes = draw_pictures(&trainer.assembly, &model, self.plan.latent, &labels, 0, sampling)?;
         let factor = PREVIEW_SIDE.div_ceil(self.plan.recipe.image_size);
         let side = factor * self.plan.recipe.image_size;
-        let pictures = magnify(&bytes, self.plan.recipe.image_size, factor);
-        let (grid, width, height) = image_grid(&pictures, labels.len(), side, side, 8.min(labels.len()), 2)?;
-        let tag = format!("sample/{}", section.weights);
-        if let Some(path) = self.log.image(&tag, trainer.step, &grid, width, height) {
-            self.sink.event(&Event::Preview { step: trainer.step, path });
+        for (i, sampler) in trainer.assembly.samplers().enumerate() {
+            let bytes = draw_pictures(&trainer.assembly, &model, sampler, self.plan.latent, &labels, 0, sampling)?;
+            let pictures = magnify(&bytes, self.plan.recipe.image_size, factor);
+            let (grid, width, height) = image_grid(&pictures, labels.len(), side, side, 8.min(labels.len()), 2)?;
+            let suffix = if i == 0 { String::new() } else { format!("_{}nfe", sampler.num_evaluations()) };
+            let tag = format!("sample/{}{suffix}", section.weights);
+            if let Some(path) = self.log.image(&tag, trainer.step, &grid, width, height) {
+                self.sink.event(&Event::Preview { step: trainer.step, path });
+            }
         }
         self.mark = (Instant::now(), trainer.step);
         Ok(())

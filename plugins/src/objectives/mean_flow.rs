@@ -269,7 +269,8 @@ impl MeanFlowConfig {
 
     fn is_guided(&self, batch: &Batch) -> Tensor<1, Bool> {
         let t = batch.t.clone();
-        let is_inside = t.clone().greater_equal_elem(self.guidance.low).bool_and(t.lower_equal_elem(self.guidance.high));
+        let is_inside =
+            t.clone().greater_equal_elem(self.guidance.low).bool_and(t.lower_equal_elem(self.guidance.high));
         match &batch.dropped {
             Some(dropped) => is_inside.bool_and(dropped.clone().bool_not()),
             None => is_inside,
@@ -344,12 +345,7 @@ impl Batch {
     }
 
     /// `u` of the samples with an interval, its derivative along (v, 0, 1), and their taps.
-    fn interval(
-        &self,
-        backbone: &dyn Backbone,
-        guided: &Tensor<4>,
-        taps: &[usize],
-    ) -> Result<Jvp<4, Vec<Tensor<3>>>> {
+    fn interval(&self, backbone: &dyn Backbone, guided: &Tensor<4>, taps: &[usize]) -> Result<Jvp<4, Vec<Tensor<3>>>> {
         let range = self.num_instants..self.t.dims()[0];
         let (x, t) = self.at(range.clone());
         let [dx, x] = [guided.clone().slice_dim(0, range.clone()), x].map(Tensor::from_inner);

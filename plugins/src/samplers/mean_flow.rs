@@ -96,7 +96,11 @@ impl SamplerConfig for MeanFlowSamplerConfig {
         } else if self.num_steps != 1 && self.num_steps != times.len() - 1 {
             check.bad(
                 "num_steps",
-                format!("`{}` does not fit `times`, which make {} steps; leave it out", self.num_steps, times.len() - 1),
+                format!(
+                    "`{}` does not fit `times`, which make {} steps; leave it out",
+                    self.num_steps,
+                    times.len() - 1
+                ),
             );
         }
     }
@@ -148,7 +152,9 @@ mod tests {
     fn straight_ways_are_walked_in_any_number_of_steps() {
         let uneven = MeanFlowSamplerConfig { times: Some(vec![1.0, 0.9, 0.2, 0.0]), ..Default::default() };
         assert_eq!(uneven.num_evaluations(), 3);
-        for config in [1, 4].map(|num_steps| MeanFlowSamplerConfig { num_steps, times: None }).into_iter().chain([uneven]) {
+        for config in
+            [1, 4].map(|num_steps| MeanFlowSamplerConfig { num_steps, times: None }).into_iter().chain([uneven])
+        {
             assert!(sample(config.clone(), 1.0).iter().all(|found| (found - 3.0).abs() < 1e-5), "{config:?}");
             // Guidance moves the end from 1 through 3 to 5.
             assert!(sample(config.clone(), 2.0).iter().all(|found| (found - 5.0).abs() < 1e-5), "{config:?}");

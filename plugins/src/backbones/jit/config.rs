@@ -212,6 +212,14 @@ impl BackboneConfig for JiTConfig {
         Ok(Box::new(JiT::new(self, sizes, grid, num_classes, ctx, params)))
     }
 
+    fn accepts_interval(&self) -> bool {
+        true
+    }
+
+    fn time_scale(&self) -> f64 {
+        self.time_scale
+    }
+
     fn validate(&self, check: &mut Check<'_>) {
         if let Some(size) = self.size.as_deref().filter(|_| self.published().is_none()) {
             check.one_of("size", size, &size_names());
