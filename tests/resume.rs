@@ -56,7 +56,11 @@ struct Life(Child);
 impl Life {
     /// Starts the program; what it says goes to `<name>.log`.
     fn start(desk: &Desk, name: &str, more: &[&str]) -> Self {
-        let mut args = vec!["run", RECIPE, "--run-dir", name];
+        Self::start_of(RECIPE, desk, name, more)
+    }
+
+    fn start_of(recipe: &str, desk: &Desk, name: &str, more: &[&str]) -> Self {
+        let mut args = vec!["run", recipe, "--run-dir", name];
         SMALL.iter().chain(more).for_each(|set| args.extend(["--set", set]));
         let log = File::create(desk.path(&format!("{name}.log"))).unwrap();
         let mut command = desk.command(&args);
@@ -220,6 +224,33 @@ fn a_terminated_run_saves_once_says_so_once_and_goes_on() {
     assert_eq!(said(&desk, &name).matches("stopped").count(), 1, "{}", said(&desk, &name));
     assert!(finish(&desk, &name).contains(&format!("going on from step {stopped_at}")));
     assert_equal(&desk, &name);
+}
+
+/// Every objective and backbone draws and trains the same after a kill as without one.
+#[test]
+fn runs_of_other_recipes_that_are_killed_end_bit_equal_too() {
+    let jit = ["backbone.context_start=1", "backbone.bottleneck_size=8"];
+    let recipes: [(&str, &[&str]); 3] = [
+        ("recipes/meanflow-irepa.yaml", &[]),
+        ("recipes/jit-irepa.yaml", &jit),
+        ("recipes/jit-meanflow-irepa.yaml", &jit),
+    ];
+    for (recipe, more) in recipes {
+        let desk = Desk::new();
+        let finish = |name: &str| {
+            let status = Life::start_of(recipe, &desk, name, more).wait_until(|| false).unwrap();
+            assert!(status.success(), "{recipe}: {}", said(&desk, name));
+            Outcome::of(&desk.path(name))
+        };
+        let whole = finish("whole");
+        let is_early = || desk.path("killed/checkpoints/step-0000006").exists();
+        let mut life = Life::start_of(recipe, &desk, "killed", more);
+        assert!(life.wait_until(is_early).is_none(), "{recipe}: {}", said(&desk, "killed"));
+        drop(life);
+        let killed = finish("killed");
+        assert_eq!(whole.losses, killed.losses, "{recipe}");
+        assert!(whole.files == killed.files, "{recipe}: the last checkpoints differ");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod trajectory;
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
 use realign::ops;
 use serde_json::json;
@@ -38,6 +38,15 @@ struct StepArgs {
     /// Networks to time: `S` (width 384, depth 6, 64 tokens, batch 16) and `B` (SiT-B/2: 256 tokens, batch 4)
     #[arg(long, value_delimiter = ',', default_value = "S,B")]
     sizes: Vec<Size>,
+    /// Backbone of both programs; JiT gets pixels in patches of 16
+    #[arg(long, value_enum, default_value = "sit")]
+    backbone: BackboneChoice,
+    /// Objective of both programs; PyTorch takes MeanFlow's derivative with torch.func.jvp, for the whole batch
+    #[arg(long, value_enum, default_value = "flow_matching")]
+    objective: ObjectiveChoice,
+    /// Share of MeanFlow's samples with r = t here; 0 takes the derivative for the whole batch, as PyTorch does
+    #[arg(long, default_value_t = 0.75)]
+    instant_share: f64,
     /// Rounds; each runs every program's steps in turn
     #[arg(long, default_value_t = 6)]
     rounds: usize,
@@ -65,12 +74,46 @@ pub enum Size {
     B,
 }
 
+/// A backbone that is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[value(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum BackboneChoice {
+    /// Latents of 4 channels in patches of 2.
+    Sit,
+    /// Pixels in patches of 16, 32 label tokens from block 4 on.
+    Jit,
+}
+
+/// An objective that is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[value(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum ObjectiveChoice {
+    /// Velocity.
+    FlowMatching,
+    /// Average velocity, without guidance.
+    MeanFlow,
+}
+
 impl Size {
     fn sizes(self) -> Sizes {
-        let (target, tap, threads) = (768, 4, ops::num_threads());
-        match self {
-            Self::S => Sizes { hidden_size: 384, depth: 6, num_heads: 6, side: 8, batch: 16, target, tap, threads },
-            Self::B => Sizes { hidden_size: 768, depth: 12, num_heads: 12, side: 16, batch: 4, target, tap, threads },
+        let (hidden_size, depth, num_heads, side, batch) = match self {
+            Self::S => (384, 6, 6, 8, 16),
+            Self::B => (768, 12, 12, 16, 4),
+        };
+        Sizes {
+            backbone: BackboneChoice::Sit,
+            objective: ObjectiveChoice::FlowMatching,
+            instant_share: 0.75,
+            hidden_size,
+            depth,
+            num_heads,
+            side,
+            batch,
+            target: 768,
+            tap: 4,
+            threads: ops::num_threads(),
         }
     }
 }
@@ -111,13 +154,20 @@ impl Bench {
 
 impl StepArgs {
     fn time(&self, size: Size, out: &mut dyn Write) -> Result<()> {
-        let sizes = size.sizes();
+        let (backbone, objective, instant_share) = (self.backbone, self.objective, self.instant_share);
+        let sizes = Sizes { backbone, objective, instant_share, ..size.sizes() };
         let mut eager = TorchStep::start(&self.python, &sizes, false)?;
         let mut compiled = match self.no_compile {
             true => None,
             false => Some(TorchStep::start(&self.python, &sizes, true)?),
         };
         let mut ours = OurStep::new(&sizes)?;
+        ensure!(
+            ours.num_params() == eager.num_params,
+            "the networks differ: {} trainable parameters here, {} in PyTorch",
+            ours.num_params(),
+            eager.num_params
+        );
         let mut times = [Timing::default(), Timing::default(), Timing::default()];
         let mut compile_problem = None;
         for round in 0..=self.rounds {
@@ -159,6 +209,8 @@ impl StepArgs {
             let timing = |t: &Timing| json!({"min_ms": t.min(), "median_ms": t.median(), "peak_bytes": t.peak_bytes});
             let line = json!({
                 "size": format!("{size:?}"),
+                "backbone": self.backbone,
+                "objective": self.objective,
                 "torch": version,
                 "threads": ops::num_threads(),
                 "realign": timing(ours),
@@ -173,7 +225,9 @@ impl StepArgs {
         }
         writeln!(
             out,
-            "size {size:?}, {} threads, PyTorch {version}, {} steps each",
+            "{:?}, {:?}, size {size:?}, {} threads, PyTorch {version}, {} steps each",
+            self.backbone,
+            self.objective,
             ops::num_threads(),
             ours.ms.len()
         )?;

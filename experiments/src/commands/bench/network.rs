@@ -1,4 +1,4 @@
-//! The network that is compared: SiT with one convolution projector, built from the registered plugins.
+//! The network that is compared: SiT or JiT with one convolution projector, built from the registered plugins.
 
 use anyhow::{Context, Result};
 use realign::burn::tensor::Device;
@@ -13,16 +13,24 @@ use realign::train::{Alignment, Optimizer, OptimizerSettings, Term, TrainModel};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::{BackboneChoice, ObjectiveChoice};
+
 /// Sizes that both programs use.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Sizes {
+    /// Kind of network.
+    pub backbone: BackboneChoice,
+    /// What it learns.
+    pub objective: ObjectiveChoice,
+    /// Share of MeanFlow's samples with r = t.
+    pub instant_share: f64,
     /// Channels of the tokens.
     pub hidden_size: usize,
     /// Number of blocks.
     pub depth: usize,
     /// Attention heads.
     pub num_heads: usize,
-    /// Tokens along a side; patches have 2 samples.
+    /// Tokens along a side.
     pub side: usize,
     /// Samples per step.
     pub batch: usize,
@@ -34,11 +42,22 @@ pub struct Sizes {
     pub threads: usize,
 }
 
+impl Sizes {
+    /// Channels, height and width of a sample.
+    pub fn input(&self) -> [usize; 3] {
+        let (channels, patch) = match self.backbone {
+            BackboneChoice::Sit => (4, 2),
+            BackboneChoice::Jit => (3, 16),
+        };
+        [channels, patch * self.side, patch * self.side]
+    }
+}
+
 /// The trained parts and what trains them.
 pub struct Network {
-    /// SiT and its projector.
+    /// The network and its projector.
     pub model: TrainModel,
-    /// Flow matching.
+    /// What it learns.
     pub objective: Box<dyn Objective>,
     /// One cosine term.
     pub alignment: Alignment,
@@ -59,18 +78,28 @@ impl Network {
     /// # Errors
     /// A plugin refuses the sizes.
     pub fn new(sizes: &Sizes, device: &Device) -> Result<Self> {
-        let backbone: Box<dyn BackboneConfig> = plugin(json!({
-            "type": "sit", "size": null, "patch_size": 2,
-            "hidden_size": sizes.hidden_size, "depth": sizes.depth, "num_heads": sizes.num_heads,
-        }))?;
+        let mut settings = json!({
+            "size": null, "hidden_size": sizes.hidden_size, "depth": sizes.depth, "num_heads": sizes.num_heads,
+        });
+        let specific = match sizes.backbone {
+            BackboneChoice::Sit => json!({"type": "sit", "patch_size": 2}),
+            BackboneChoice::Jit => json!({"type": "jit", "patch_size": 16, "bottleneck_size": 128, "context_start": 4}),
+        };
+        for (key, value) in specific.as_object().into_iter().flatten() {
+            settings[key] = value.clone();
+        }
+        let backbone: Box<dyn BackboneConfig> = plugin(settings)?;
+        let objective: Box<dyn ObjectiveConfig> = plugin(match sizes.objective {
+            ObjectiveChoice::FlowMatching => json!({"type": "flow_matching"}),
+            ObjectiveChoice::MeanFlow => json!({"type": "mean_flow", "instant_share": sizes.instant_share}),
+        })?;
         let condition = ConditionSpec::Labels { num_classes: 1000 };
-        let context = BackboneContext { input: [4, 2 * sizes.side, 2 * sizes.side], condition, has_interval: false };
+        let context = BackboneContext { input: sizes.input(), condition, has_interval: objective.has_interval() };
         let (spec, params) = (backbone.spec(&context)?, ParamBuilder::new(device, 0));
         let projector: Box<dyn ProjectorConfig> = plugin(json!({"type": "conv"}))?;
         let joins = ProjectorContext { hidden_size: spec.hidden_size, target_channels: sizes.target, grid: spec.grid };
         let projectors = vec![Slot::new(projector.build(&joins, &params.child("projectors.0"))?)];
         let model = TrainModel { backbone: Slot::new(backbone.build(&context, &params)?), projectors };
-        let objective: Box<dyn ObjectiveConfig> = plugin(json!({"type": "flow_matching"}))?;
         let normalizer: Box<dyn NormalizerConfig> = plugin(json!({"type": "none"}))?;
         let loss: Box<dyn AlignmentLossConfig> = plugin(json!({"type": "cosine"}))?;
         let term = Term {

@@ -9,7 +9,7 @@ use realign::plugin::{Condition, Draws, ObjectiveInput};
 use realign::recipe::{EmaSection, EmaWarmup};
 use realign::streams::Streams;
 use realign::train::{Ema, Gradients};
-use realign::weights::to_host;
+use realign::weights::{parameters, to_host};
 
 use super::Timing;
 use super::network::{Network, Sizes};
@@ -37,7 +37,8 @@ impl OurBatch {
     /// Normal samples and features, and uniform labels, of the stream position `step`.
     pub fn draw(sizes: &Sizes, step: u64, device: &Device) -> Self {
         let streams = Streams::new(1).at(step, 0);
-        let latent = [sizes.batch, 4, 2 * sizes.side, 2 * sizes.side];
+        let [channels, height, width] = sizes.input();
+        let latent = [sizes.batch, channels, height, width];
         let features = [sizes.batch, sizes.side * sizes.side, sizes.target];
         let x0 = TensorData::new(streams.normal("x0", latent.iter().product()), latent);
         let target = TensorData::new(streams.normal("target", features.iter().product()), features);
@@ -80,6 +81,15 @@ impl OurStep {
         let average = Ema::new(&network.model, settings)?;
         let batch = OurBatch::draw(sizes, 0, &device);
         Ok(Self { network, average, batch, device, step: 0 })
+    }
+
+    /// Trainable parameters.
+    pub fn num_params(&self) -> u64 {
+        parameters(&self.network.model)
+            .iter()
+            .filter(|param| param.is_trainable)
+            .map(|param| param.shape.iter().product::<usize>() as u64)
+            .sum()
     }
 
     /// Runs steps and returns their times, and the peak memory so far.

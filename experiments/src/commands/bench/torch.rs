@@ -16,6 +16,8 @@ const SCRIPT: &str = include_str!("torch_step.py");
 pub struct TorchStep {
     /// PyTorch's version.
     pub version: String,
+    /// Trainable parameters.
+    pub num_params: u64,
     child: Child,
     ask: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -44,11 +46,19 @@ impl TorchStep {
         let (Some(ask), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("`{python}` was started without pipes")
         };
-        let mut step = Self { version: String::new(), child, ask, answers: BufReader::new(answers), _script: script };
+        let mut step = Self {
+            version: String::new(),
+            num_params: 0,
+            child,
+            ask,
+            answers: BufReader::new(answers),
+            _script: script,
+        };
         let hello = step.answer().with_context(|| {
             format!("`{python}` cannot run PyTorch; install it with `{python} -m pip install torch`, or name another with --python")
         })?;
         step.version = hello["version"].as_str().unwrap_or("?").to_string();
+        step.num_params = hello["num_params"].as_u64().unwrap_or_default();
         Ok(step)
     }
 

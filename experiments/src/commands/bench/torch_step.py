@@ -1,4 +1,4 @@
-"""The training step that `realign bench step` is compared with: SiT, convolution projector, clip, AdamW, EMA.
+"""The training step that `realign bench step` is compared with: SiT or JiT, convolution projector, clip, AdamW, EMA.
 
 Reads lines from stdin: `<count>` runs that many steps and answers with their milliseconds; an empty line ends.
 """
@@ -11,6 +11,13 @@ import time
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+NUM_CONTEXT, CONTEXT_START, BOTTLENECK = 32, 4, 128  # of JiT
+
+
+def modulate(x, shift, scale):
+    return x * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
 
 
 class Block(nn.Module):
@@ -22,7 +29,7 @@ class Block(nn.Module):
         self.ada = nn.Linear(d, 6 * d)
 
     def norm(self, x, shift, scale):
-        return F.layer_norm(x, (self.d,), eps=1e-6) * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
+        return modulate(F.layer_norm(x, (self.d,), eps=1e-6), shift, scale)
 
     def forward(self, x, c):
         batch, tokens, d = x.shape
@@ -35,62 +42,138 @@ class Block(nn.Module):
         return x + gate2.unsqueeze(1) * h
 
 
-class Step(nn.Module):
-    def __init__(self, d, depth, heads, side, target, tap):
+def rotate(x, cos, sin):
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return x * cos + torch.stack((-b, a), -1).flatten(-2) * sin
+
+
+class JiTBlock(nn.Module):
+    def __init__(self, d, heads):
         super().__init__()
-        self.d, self.side, self.tap = d, side, tap
-        self.patch = nn.Conv2d(4, d, 2, 2)
+        self.heads, hidden = heads, int(int(4 * d) * 2 / 3)
+        self.norm1, self.norm2 = nn.RMSNorm(d, eps=1e-6), nn.RMSNorm(d, eps=1e-6)
+        self.q_norm, self.k_norm = nn.RMSNorm(d // heads, eps=1e-6), nn.RMSNorm(d // heads, eps=1e-6)
+        self.qkv, self.proj = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.w12, self.w3 = nn.Linear(d, 2 * hidden), nn.Linear(hidden, d)
+        self.ada = nn.Linear(d, 6 * d)
+
+    def forward(self, x, c, rotation):
+        batch, tokens, d = x.shape
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.ada(c).chunk(6, -1)
+        qkv = self.qkv(modulate(self.norm1(x), shift1, scale1)).reshape(batch, tokens, 3, self.heads, d // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = rotate(self.q_norm(q), *rotation), rotate(self.k_norm(k), *rotation)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, d)
+        x = x + gate1.unsqueeze(1) * self.proj(h)
+        a, b = self.w12(modulate(self.norm2(x), shift2, scale2)).chunk(2, -1)
+        return x + gate2.unsqueeze(1) * self.w3(F.silu(a) * b)
+
+
+class Step(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        d, depth, heads, side = size["hidden_size"], size["depth"], size["num_heads"], size["side"]
+        self.is_jit, self.has_interval = size["backbone"] == "jit", size["objective"] == "mean_flow"
+        self.channels, self.patch_size = (3, 16) if self.is_jit else (4, 2)
+        self.d, self.side, self.tap = d, side, size["tap"]
+        if self.is_jit:
+            first = nn.Conv2d(3, BOTTLENECK, 16, 16, bias=False)
+            self.patch = nn.Sequential(first, nn.Conv2d(BOTTLENECK, d, 1))
+            self.context = nn.Parameter(torch.randn(1, NUM_CONTEXT, d) * 0.02)
+            self.final_norm = nn.RMSNorm(d, eps=1e-6)
+            angles = torch.rand(side * side, d // heads // 2).repeat_interleave(2, -1)
+            before = torch.cat([torch.zeros(NUM_CONTEXT, d // heads), angles])
+            self.rotations = [(table.cos(), table.sin()) for table in (angles, before)]
+        else:
+            self.patch = nn.Conv2d(4, d, 2, 2)
         self.pos = nn.Parameter(torch.randn(1, side * side, d), requires_grad=False)
         self.t1, self.t2 = nn.Linear(256, d), nn.Linear(d, d)
+        if self.has_interval:
+            self.r1, self.r2 = nn.Linear(256, d), nn.Linear(d, d)
         self.labels = nn.Embedding(1001, d)
-        self.blocks = nn.ModuleList([Block(d, heads) for _ in range(depth)])
-        self.ada, self.last = nn.Linear(d, 2 * d), nn.Linear(d, 16)
-        self.projector = nn.Conv2d(d, target, 3, padding=1)
+        self.blocks = nn.ModuleList([(JiTBlock if self.is_jit else Block)(d, heads) for _ in range(depth)])
+        self.ada, self.last = nn.Linear(d, 2 * d), nn.Linear(d, self.channels * self.patch_size**2)
+        self.projector = nn.Conv2d(d, size["target"], 3, padding=1)
 
-    def forward(self, x, t, y):
-        batch = x.shape[0]
+    def features(self, t):
         frequencies = torch.exp(-math.log(10000) * torch.arange(128, dtype=torch.float32) / 128)
         angles = t[:, None] * frequencies[None]
-        features = torch.cat([angles.cos(), angles.sin()], -1)
-        c = F.silu(self.t2(F.silu(self.t1(features))) + self.labels(y))
+        return torch.cat([angles.cos(), angles.sin()], -1)
+
+    def forward(self, x, t, y, r=None):
+        batch, patches = x.shape[0], self.side**2
+        label = self.labels(y)
+        c = self.t2(F.silu(self.t1(self.features(t)))) + label
+        if self.has_interval:
+            c = c + self.r2(F.silu(self.r1(self.features(t - r))))
+        c = F.silu(c)
         h = self.patch(x).flatten(2).transpose(1, 2) + self.pos
         projected = None
         for i, block in enumerate(self.blocks):
-            h = block(h, c)
+            if not self.is_jit:
+                h = block(h, c)
+            else:
+                if i == CONTEXT_START:
+                    h = torch.cat([label.unsqueeze(1) + self.context, h], 1)
+                h = block(h, c, self.rotations[int(i >= CONTEXT_START)])
             if i + 1 == self.tap:
-                grid = h.transpose(1, 2).reshape(batch, self.d, self.side, self.side)
+                grid = h[:, -patches:].transpose(1, 2).reshape(batch, self.d, self.side, self.side)
                 projected = self.projector(grid).flatten(2).transpose(1, 2)
         shift, scale = self.ada(c).chunk(2, -1)
-        h = F.layer_norm(h, (self.d,), eps=1e-6) * (1 + scale.unsqueeze(1)) + shift.unsqueeze(1)
-        h = self.last(h).reshape(batch, self.side, self.side, 2, 2, 4).permute(0, 5, 1, 3, 2, 4)
-        return h.reshape(batch, 4, 2 * self.side, 2 * self.side), projected
+        h = h[:, -patches:]
+        h = self.final_norm(h) if self.is_jit else F.layer_norm(h, (self.d,), eps=1e-6)
+        h = self.last(modulate(h, shift, scale))
+        p = self.patch_size
+        h = h.reshape(batch, self.side, self.side, p, p, self.channels).permute(0, 5, 1, 3, 2, 4)
+        return h.reshape(batch, self.channels, p * self.side, p * self.side), projected
 
 
 def main():
     size = json.loads(sys.argv[1])
     torch.set_num_threads(size["threads"])
     torch.manual_seed(0)
-    model = Step(size["hidden_size"], size["depth"], size["num_heads"], size["side"], size["target"], size["tap"])
+    model = Step(size)
     params = [p for p in model.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0, fused=True)
-    batch, side = size["batch"], size["side"]
-    x0 = torch.randn(batch, 4, 2 * side, 2 * side)
-    target = torch.randn(batch, side * side, size["target"])
+    batch, side = size["batch"], model.patch_size * size["side"]
+    x0 = torch.randn(batch, model.channels, side, side)
+    target = torch.randn(batch, size["side"] ** 2, size["target"])
     y = torch.randint(0, 1000, (batch,))
 
-    def loss(noise, t):
+    def flow_matching(noise, times):
+        t = times[0]
         time_ = t.reshape(-1, 1, 1, 1)
         prediction, projected = model((1 - time_) * x0 + time_ * noise, t, y)
+        return (prediction - (noise - x0)).square().mean(), projected
+
+    def mean_flow(noise, times):
+        t, r = times.amax(0), times.amin(0)
+        r = torch.where(torch.arange(batch) < int(batch * 0.75), t, r)
+        time_, v = t.reshape(-1, 1, 1, 1), noise - x0
+        xt = (1 - time_) * x0 + time_ * noise
+
+        def network(x, t, r):
+            return model(x, t, y, r)
+
+        with sdpa_kernel(SDPBackend.MATH):
+            tangents = (v, torch.ones_like(t), torch.zeros_like(r))
+            u, dudt, projected = torch.func.jvp(network, (xt, t, r), tangents, has_aux=True)
+        u_target = (v - (t - r).clamp(0, 1).reshape(-1, 1, 1, 1) * dudt).detach()
+        error = (u - u_target).square().sum((1, 2, 3))
+        return (error / (error.detach() + 0.01)).mean(), projected
+
+    def loss(noise, times):
+        denoising, projected = (mean_flow if model.has_interval else flow_matching)(noise, times)
         aligned = F.cosine_similarity(projected, target, dim=-1, eps=1e-12).mean()
-        return (prediction - (noise - x0)).square().mean() - 0.5 * aligned
+        return denoising - 0.5 * aligned
 
     if size["compile"]:
         loss = torch.compile(loss)
 
     def step():
         begin = time.perf_counter()
-        loss(torch.randn_like(x0), torch.rand(batch)).backward()
+        loss(torch.randn_like(x0), torch.rand(2, batch)).backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -98,7 +181,8 @@ def main():
             torch._foreach_lerp_(average, [p.detach() for p in model.parameters()], 1e-4)
         return (time.perf_counter() - begin) * 1e3
 
-    print(json.dumps({"version": torch.__version__}), flush=True)
+    num_params = sum(p.numel() for p in params)
+    print(json.dumps({"version": torch.__version__, "num_params": num_params}), flush=True)
     for line in sys.stdin:
         if not line.strip():
             break

@@ -11,6 +11,7 @@ use realign::streams::Streams;
 use realign::weights::{HostTensor, StateDict, load_state_dict, state_dict, to_host, write_safetensors};
 use serde_json::{Value, json};
 
+use super::Size;
 use super::network::{Network, Sizes};
 use super::ours::{OurBatch, train};
 
@@ -36,7 +37,8 @@ impl Trajectory {
     /// PyTorch cannot be run.
     pub fn run(&self, out: &mut dyn Write) -> Result<()> {
         let threads = ops::num_threads();
-        let sizes = Sizes { hidden_size: 64, depth: 4, num_heads: 4, side: 8, batch: 8, target: 48, tap: 2, threads };
+        let sizes =
+            Sizes { hidden_size: 64, depth: 4, num_heads: 4, batch: 8, target: 48, tap: 2, threads, ..Size::S.sizes() };
         let device = ops::open(DeviceChoice::Cpu)?.autodiff();
         let mut network = Network::new(&sizes, &device)?;
         let mut weights = state_dict(&network.model);

@@ -3,17 +3,19 @@
 //! Source: Geng et al., "Mean Flows for One-step Generative Modeling" (2025); the authors' `meanflow.py`, and the public
 //! PyTorch version on SiT where a key says so. Losses are in f32.
 
+mod terms;
+
 use anyhow::Result;
 use realign::burn::tensor::{Bool, Device, Tensor, TensorData};
-use realign::ops::{self, Jvp};
 use realign::plugin::{
-    Backbone, BackboneInput, BackboneOutput, Condition, Draws, Dynamics, Objective, ObjectiveConfig, ObjectiveInput,
-    ObjectiveOutput, ProbabilityPath, Times,
+    Backbone, Draws, Dynamics, Objective, ObjectiveConfig, ObjectiveInput, ObjectiveOutput, ProbabilityPath,
 };
 use realign::recipe::Check;
 use realign::streams::Streams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+pub use terms::MeanFlowTerms;
+use terms::plain;
 
 /// `mean_flow`: regression of the average velocity `u(x_t, r, t)` on `v − (t − r) du/dt` along `x_t = (1 − t) x + t e`.
 ///
@@ -162,41 +164,6 @@ impl TrainedGuidance {
     }
 }
 
-/// A batch on its way: samples with r = t first, then those with an interval.
-struct Batch {
-    /// `[batch, channels, height, width]`, without graph.
-    xt: Tensor<4>,
-    /// Velocity of the path, as `xt`.
-    v: Tensor<4>,
-    /// `[batch]`, without graph.
-    t: Tensor<1>,
-    /// Of the samples with an interval.
-    r: Tensor<1>,
-    condition: Condition,
-    null: Condition,
-    dropped: Option<Tensor<1, Bool>>,
-    num_instants: usize,
-}
-
-/// Targets and predictions of a batch.
-#[derive(Debug)]
-pub struct MeanFlowTerms {
-    /// `u(x_t, r, t)` with its graph, `[batch, channels, height, width]`.
-    pub u: Tensor<4>,
-    /// Guided velocity, as `u`, without graph.
-    pub guided: Tensor<4>,
-    /// Samples that guidance is for, `[batch]`: t inside its interval, and the condition kept.
-    pub is_guided: Tensor<1, Bool>,
-    /// du/dt of the samples with an interval, without graph.
-    pub derivative: Option<Tensor<4>>,
-    /// What `u` is compared with, as `u`, without graph.
-    pub target: Tensor<4>,
-    /// Velocity of the path, as `u`, without graph.
-    pub v: Tensor<4>,
-    /// Tokens after the wanted blocks.
-    pub taps: Vec<Tensor<3>>,
-}
-
 impl MeanFlowConfig {
     /// The time that a draw means: a standard normal one for `logit_normal`, a uniform one for `uniform`.
     pub fn time(&self, draw: f32) -> f32 {
@@ -221,148 +188,6 @@ impl MeanFlowConfig {
         let scale = error.clone().detach() + self.weight_eps.unwrap_or(eps);
         error / if self.weight_power == 1.0 { scale } else { scale.powf_scalar(self.weight_power) }
     }
-
-    /// Predictions and targets.
-    ///
-    /// # Errors
-    /// A derivative inside a derivative.
-    pub fn terms(&self, backbone: &dyn Backbone, input: ObjectiveInput<'_>) -> Result<MeanFlowTerms> {
-        let taps = input.taps;
-        let batch = Batch::new(input);
-        let count = batch.t.dims()[0];
-        let instants = (batch.num_instants > 0).then(|| {
-            let (x, t) = batch.at(0..batch.num_instants);
-            let (x, t) = (Tensor::from_inner(x), Tensor::from_inner(t));
-            let times = Times { t: t.clone(), r: Some(t) };
-            backbone.forward(BackboneInput { x, times, condition: batch.conditions(0..batch.num_instants), taps })
-        });
-        let is_guided = self.is_guided(&batch);
-        let instant_velocity = instants.as_ref().map(|output| &output.prediction);
-        let guided = self.guided(backbone, &batch, is_guided.clone(), instant_velocity);
-        let mut target = guided.clone();
-        let (mut outputs, mut derivative) = (Vec::from_iter(instants), None);
-        if batch.num_instants < count {
-            let range = batch.num_instants..count;
-            let Jvp { value, tangent, rest } = batch.interval(backbone, &guided, taps)?;
-            let (_, t) = batch.at(range.clone());
-            let length = (t - batch.r.clone()).clamp(0.0, 1.0).reshape([-1, 1, 1, 1]);
-            let corrected = guided.clone().slice_dim(0, range) - tangent.clone() * length;
-            let before = guided.clone().slice_dim(0, 0..batch.num_instants);
-            target = if batch.num_instants == 0 { corrected } else { Tensor::cat(vec![before, corrected], 0) };
-            derivative = Some(tangent);
-            outputs.push(BackboneOutput { prediction: value, taps: rest });
-        }
-        let BackboneOutput { prediction, taps } = self.join(outputs);
-        Ok(MeanFlowTerms { u: prediction, guided, is_guided, derivative, target, v: batch.v, taps })
-    }
-
-    /// The outputs of both groups of samples as one batch; taps of those that take part in alignment.
-    fn join(&self, outputs: Vec<BackboneOutput>) -> BackboneOutput {
-        let num_aligned = if self.align_on == AlignOn::Instants { 1 } else { outputs.len() };
-        let aligned = &outputs[..num_aligned];
-        let cat = |n: usize| aligned.iter().map(|output| output.taps[n].clone()).collect::<Vec<_>>();
-        let num_taps = outputs.first().map_or(0, |output| output.taps.len());
-        let taps = (0..num_taps).map(|n| Tensor::cat(cat(n), 0)).collect();
-        let predictions = outputs.into_iter().map(|output| output.prediction).collect();
-        BackboneOutput { prediction: Tensor::cat(predictions, 0), taps }
-    }
-
-    fn is_guided(&self, batch: &Batch) -> Tensor<1, Bool> {
-        let t = batch.t.clone();
-        let is_inside =
-            t.clone().greater_equal_elem(self.guidance.low).bool_and(t.lower_equal_elem(self.guidance.high));
-        match &batch.dropped {
-            Some(dropped) => is_inside.bool_and(dropped.clone().bool_not()),
-            None => is_inside,
-        }
-    }
-
-    /// The velocity that takes the place of `v`. `instants` is the network's prediction for the samples with r = t,
-    /// which is their conditional velocity.
-    fn guided(
-        &self,
-        backbone: &dyn Backbone,
-        batch: &Batch,
-        is_guided: Tensor<1, Bool>,
-        instants: Option<&Tensor<4>>,
-    ) -> Tensor<4> {
-        let guidance = &self.guidance;
-        if guidance.is_none() {
-            return batch.v.clone();
-        }
-        let (count, frozen) = (batch.t.dims()[0], backbone.valid_dyn());
-        let velocity = |range: std::ops::Range<usize>, condition: Condition| {
-            let (x, t) = batch.at(range);
-            let times = Times { t: t.clone(), r: Some(t) };
-            frozen.forward(BackboneInput { x, times, condition, taps: &[] }).prediction
-        };
-        let mut sum = batch.v.clone() * guidance.omega;
-        if guidance.null_weight() != 0.0 {
-            sum = sum + velocity(0..count, batch.null.clone()) * guidance.null_weight();
-        }
-        if guidance.kappa != 0.0 {
-            let mut parts = Vec::from_iter(instants.map(|prediction| prediction.clone().inner()));
-            let range = batch.num_instants..count;
-            if !range.is_empty() {
-                parts.push(velocity(range.clone(), batch.conditions(range).inner()));
-            }
-            sum = sum + Tensor::cat(parts, 0) * guidance.kappa;
-        }
-        batch.v.clone().mask_where(is_guided.reshape([count, 1, 1, 1]).expand(batch.v.dims()), sum)
-    }
-}
-
-impl Batch {
-    fn new(input: ObjectiveInput<'_>) -> Self {
-        let Draws { noise, t, r, drop } = input.draws;
-        let [x0, noise] = [input.x0, noise].map(plain);
-        let t = plain(t);
-        let batch = t.dims()[0];
-        let at = t.clone().reshape([batch, 1, 1, 1]);
-        let r = r.map(plain);
-        let dropped = drop.clone().map(Tensor::inner);
-        Self {
-            xt: x0.clone() * (at.clone().neg() + 1.0) + noise.clone() * at,
-            v: noise - x0,
-            num_instants: r.as_ref().map_or(batch, |r| batch - r.dims()[0]),
-            r: r.unwrap_or_else(|| t.clone().slice_dim(0, 0..0)),
-            t,
-            condition: match drop {
-                Some(drop) => input.condition.replace(drop, input.null.clone()),
-                None => input.condition,
-            },
-            null: input.null.inner(),
-            dropped,
-        }
-    }
-
-    fn at(&self, range: std::ops::Range<usize>) -> (Tensor<4>, Tensor<1>) {
-        (self.xt.clone().slice_dim(0, range.clone()), self.t.clone().slice_dim(0, range))
-    }
-
-    fn conditions(&self, range: std::ops::Range<usize>) -> Condition {
-        self.condition.clone().slice(range)
-    }
-
-    /// `u` of the samples with an interval, its derivative along (v, 0, 1), and their taps.
-    fn interval(&self, backbone: &dyn Backbone, guided: &Tensor<4>, taps: &[usize]) -> Result<Jvp<4, Vec<Tensor<3>>>> {
-        let range = self.num_instants..self.t.dims()[0];
-        let (x, t) = self.at(range.clone());
-        let [dx, x] = [guided.clone().slice_dim(0, range.clone()), x].map(Tensor::from_inner);
-        let [t, r] = [t, self.r.clone()].map(Tensor::from_inner);
-        let (dr, dt) = (r.zeros_like(), t.ones_like());
-        let condition = self.conditions(range);
-        let network = |(x, r, t): (Tensor<4>, Tensor<1>, Tensor<1>)| {
-            let times = Times { t, r: Some(r) };
-            let output = backbone.forward(BackboneInput { x, times, condition: condition.clone(), taps });
-            Ok((output.prediction, output.taps))
-        };
-        ops::jvp(network, (x, r, t), (dx, dr, dt))
-    }
-}
-
-fn plain<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if x.is_autodiff() { x.inner() } else { x }
 }
 
 impl Objective for MeanFlowConfig {
