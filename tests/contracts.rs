@@ -1,6 +1,6 @@
 //! What every registered plugin must hold.
 
-#[path = "pairs.rs"]
+#[path = "fitting.rs"]
 mod fitting;
 
 use std::collections::BTreeMap;

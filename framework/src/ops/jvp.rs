@@ -1,7 +1,7 @@
 //! Derivatives along a direction, taken in the same pass as the value.
 
-use anyhow::Result;
-use burn::tensor::{Device, Tensor};
+use anyhow::{Result, ensure};
+use burn::tensor::{DType, Device, Tensor};
 
 /// What [`jvp`] differentiates by: a tensor, or a tuple of tensors.
 pub trait Direction: Clone {
@@ -122,7 +122,7 @@ const STEP: f64 = 2e-2;
 /// ```
 ///
 /// # Errors
-/// `f` fails; or it runs inside another `jvp`.
+/// `f` fails or runs inside another `jvp`; or it computes in half precision where the derivative is a difference.
 pub fn jvp<A: Direction, R, const D: usize>(
     f: impl Fn(A) -> Result<(Tensor<D>, R)>,
     at: A,
@@ -144,6 +144,11 @@ fn difference<A: Direction, R, const D: usize>(
     let across = |steps: f64| Ok::<_, anyhow::Error>(moved(steps * STEP)? - moved(-steps * STEP)?);
     let tangent = (across(1.0)? * 45.0 - across(2.0)? * 9.0 + across(3.0)?) / (60.0 * STEP);
     let (value, rest) = f(at)?;
+    ensure!(
+        !matches!(value.dtype(), DType::BF16 | DType::F16),
+        "a derivative by differences needs f32, and this network computes in {:?}; use libtorch, where it is exact",
+        value.dtype()
+    );
     Ok(Jvp { value, tangent, rest })
 }
 

@@ -103,7 +103,7 @@ pub struct ObjectiveOutput {
     pub loss: Tensor<1>,
     /// Named scalars to log, `[1]` each, detached.
     pub scalars: Vec<(&'static str, Tensor<1>)>,
-    /// Tokens after the wanted blocks.
+    /// Tokens after the wanted blocks, of all samples or of the first ones, which alone are then aligned.
     pub taps: Vec<Tensor<3>>,
 }
 

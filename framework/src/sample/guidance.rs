@@ -58,9 +58,7 @@ impl<'a> GuidedVelocity<'a> {
             Some(both) if self.guidance.low <= t_cur && t_cur <= self.guidance.high => {
                 let [batch, ..] = x.dims();
                 let velocity = self.evaluate(Tensor::cat(vec![x.clone(), x], 0), t, both.clone())?;
-                let conditional = velocity.clone().narrow(0, 0, batch);
-                let unconditional = velocity.narrow(0, batch, batch);
-                Ok(unconditional.clone() + (conditional - unconditional) * self.guidance.scale)
+                Ok(mix(velocity, batch, self.guidance.scale))
             }
             _ => self.evaluate(x, t, self.condition.clone()),
         }
@@ -78,6 +76,46 @@ impl<'a> GuidedVelocity<'a> {
         );
         Ok(self.objective.velocity(prediction.cast(DType::F64), x, t))
     }
+}
+
+/// The network's prediction at `t`, or over the interval from `r` to `t`, in f32; with classifier-free guidance where
+/// `is_guided`, for which it sees every sample twice.
+///
+/// # Shapes
+/// * `x`, result: `[batch, channels, height, width]`
+///
+/// # Errors
+/// The prediction does not have the shape of its input.
+pub fn guided_prediction(
+    request: &SampleRequest<'_>,
+    x: Tensor<4>,
+    t: f64,
+    r: Option<f64>,
+    is_guided: bool,
+) -> Result<Tensor<4>> {
+    let [batch, ..] = x.dims();
+    let (x, condition) = if is_guided {
+        (Tensor::cat(vec![x.clone(), x], 0), request.condition.clone().concat(request.null.clone()))
+    } else {
+        (x, request.condition.clone())
+    };
+    let shape = x.dims();
+    let at = |time: f64| Tensor::full([shape[0]], time, &x.device());
+    let times = Times { t: at(t), r: r.map(at) };
+    let prediction = request.backbone.forward(BackboneInput { x, times, condition, taps: &[] }).prediction;
+    ensure!(
+        prediction.dims() == shape,
+        "sampling: the network returned `{:?}` for an input of `{shape:?}`; both must be equal",
+        prediction.dims()
+    );
+    Ok(if is_guided { mix(prediction, batch, request.guidance.scale) } else { prediction })
+}
+
+/// `unconditional + scale · (conditional − unconditional)` of both halves, the conditional one first.
+fn mix(both: Tensor<4>, batch: usize, scale: f64) -> Tensor<4> {
+    let conditional = both.clone().narrow(0, 0, batch);
+    let unconditional = both.narrow(0, batch, batch);
+    unconditional.clone() + (conditional - unconditional) * scale
 }
 
 fn num_conditions(condition: &Condition) -> usize {

@@ -12,7 +12,7 @@ mod solvers;
 
 pub use draws::{image_noise, sample_labels};
 pub use export::ImageWriter;
-pub use guidance::GuidedVelocity;
+pub use guidance::{GuidedVelocity, guided_prediction};
 pub use npz::NpzWriter;
 pub use pictures::{Sampling, draw_pictures};
 pub use quantize::{Quantization, quantize};

@@ -83,7 +83,7 @@ impl Alignment {
     ///
     /// # Shapes
     /// * `targets`: as [`targets`](Self::targets) returns them
-    /// * `taps`: tokens after the blocks of [`taps`](Self::taps)
+    /// * `taps`: tokens after the blocks of [`taps`](Self::taps), of all samples or of the first ones
     ///
     /// # Errors
     /// Projected tokens and features have different shapes.
@@ -103,9 +103,12 @@ impl Alignment {
             else {
                 continue;
             };
+            let [num_aligned, ..] = tap.dims();
             let mut sum = None;
             for (target, projector) in targets.into_iter().zip(&model.projectors[first..]) {
                 let projected = projector.forward(tap.clone(), self.grid);
+                let [batch, ..] = target.dims();
+                let target = if num_aligned < batch { target.narrow(0, 0, num_aligned) } else { target };
                 ensure!(
                     projected.dims() == target.dims(),
                     "alignment term {i}: projected tokens are {:?} and features {:?}",

@@ -11,7 +11,7 @@ use super::trainer::{StepStats, Trainer};
 use crate::checkpoint;
 use crate::files::write_whole;
 use crate::log::{Event, EventSink, RunLog, image_grid, magnify};
-use crate::ops;
+use crate::ops::{self, JvpMethod};
 use crate::recipe::{Layered, Plan};
 use crate::sample::{Sampling, draw_pictures};
 
@@ -171,11 +171,17 @@ impl Session<'_> {
         let sampling = Sampling::new(section, self.plan.recipe.seed);
         let factor = PREVIEW_SIDE.div_ceil(self.plan.recipe.image_size);
         let side = factor * self.plan.recipe.image_size;
+        let mut counts = vec![]; // two samplers may evaluate equally often
         for (i, sampler) in trainer.assembly.samplers().enumerate() {
             let bytes = draw_pictures(&trainer.assembly, &model, sampler, self.plan.latent, &labels, 0, sampling)?;
             let pictures = magnify(&bytes, self.plan.recipe.image_size, factor);
             let (grid, width, height) = image_grid(&pictures, labels.len(), side, side, 8.min(labels.len()), 2)?;
-            let suffix = if i == 0 { String::new() } else { format!("_{}nfe", sampler.num_evaluations()) };
+            let suffix = match (i, sampler.num_evaluations()) {
+                (0, _) => String::new(),
+                (i, count) if counts.contains(&count) => format!("_{count}nfe_{i}"),
+                (_, count) => format!("_{count}nfe"),
+            };
+            counts.push(sampler.num_evaluations());
             let tag = format!("sample/{}{suffix}", section.weights);
             if let Some(path) = self.log.image(&tag, trainer.step, &grid, width, height) {
                 self.sink.event(&Event::Preview { step: trainer.step, path });
@@ -250,6 +256,7 @@ fn describe(plan: &Plan, layered: &Layered, trainer: &Trainer, run_dir: &Path) -
         "seed": plan.recipe.seed,
         "realign": env!("CARGO_PKG_VERSION"),
         "device": ops::describe(&trainer.assembly.device),
+        "derivative": plan.recipe.objective.takes_derivative().then(|| JvpMethod::of(&trainer.assembly.device).name()),
         "resume": "run the same command again",
     });
     let text = serde_json::to_string_pretty(&about).context("cannot write run.json")? + "\n";

@@ -3,11 +3,11 @@
 //! Source: iREPA `jit/denoiser.py`, `generate`: equal steps, the last one Euler's; guidance acts strictly inside its
 //! interval and is decided at each evaluation. The state is in f32.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use realign::burn::tensor::Tensor;
-use realign::plugin::{BackboneInput, Condition, Dynamics, SampleRequest, Sampler, SamplerConfig, Times};
+use realign::plugin::{Dynamics, SampleRequest, Sampler, SamplerConfig};
 use realign::recipe::Check;
-use realign::sample::finish;
+use realign::sample::{finish, guided_prediction};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -58,29 +58,8 @@ impl Sampler for JitOdeConfig {
 fn velocity(request: &SampleRequest<'_>, x: Tensor<4>, t: f64) -> Result<Tensor<4>> {
     let guidance = request.guidance;
     let is_guided = guidance.scale != 1.0 && t < guidance.high && (guidance.low == 0.0 || t > guidance.low);
-    if !is_guided {
-        let prediction = predict(request, x.clone(), t, request.condition.clone())?;
-        return Ok(request.objective.velocity(prediction, x, t));
-    }
-    let [batch, ..] = x.dims();
-    let both = request.condition.clone().concat(request.null.clone());
-    let predictions = predict(request, Tensor::cat(vec![x.clone(), x.clone()], 0), t, both)?;
-    let conditional = predictions.clone().narrow(0, 0, batch);
-    let unconditional = predictions.narrow(0, batch, batch);
-    let guided = unconditional.clone() + (conditional - unconditional) * guidance.scale;
-    Ok(request.objective.velocity(guided, x, t))
-}
-
-fn predict(request: &SampleRequest<'_>, x: Tensor<4>, t: f64, condition: Condition) -> Result<Tensor<4>> {
-    let shape = x.dims();
-    let times = Times::at(Tensor::full([shape[0]], t, &x.device()));
-    let prediction = request.backbone.forward(BackboneInput { x, times, condition, taps: &[] }).prediction;
-    ensure!(
-        prediction.dims() == shape,
-        "sampling: the network returned `{:?}` for an input of `{shape:?}`; both must be equal",
-        prediction.dims()
-    );
-    Ok(prediction)
+    let prediction = guided_prediction(request, x.clone(), t, None, is_guided)?;
+    Ok(request.objective.velocity(prediction, x, t))
 }
 
 #[typetag::serde(name = "jit_ode")]
@@ -107,7 +86,7 @@ mod tests {
     use realign::burn;
     use realign::burn::module::Module;
     use realign::burn::tensor::Device;
-    use realign::plugin::{Backbone, BackboneOutput, Guidance, ObjectiveConfig};
+    use realign::plugin::{Backbone, BackboneInput, BackboneOutput, Condition, Guidance, ObjectiveConfig};
 
     use super::*;
     use crate::objectives::x_prediction::XPredictionConfig;

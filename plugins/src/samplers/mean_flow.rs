@@ -2,11 +2,11 @@
 //!
 //! Source: MeanFlow (Geng et al., 2025), algorithm 2: `x_r = x_t − (t − r) u(x_t, r, t)`. The state is in f32.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use realign::burn::tensor::Tensor;
-use realign::plugin::{BackboneInput, Dynamics, SampleRequest, Sampler, SamplerConfig, Times};
+use realign::plugin::{Dynamics, SampleRequest, Sampler, SamplerConfig};
 use realign::recipe::Check;
-use realign::sample::finish;
+use realign::sample::{finish, guided_prediction};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,9 @@ impl Sampler for MeanFlowSamplerConfig {
         let mut x = request.objective.start(request.noise.clone());
         for pair in self.grid().windows(2) {
             let (t, r) = (pair[0], pair[1]);
-            x = x.clone() - average_velocity(&request, x, r, t)? * (t - r);
+            let guidance = request.guidance;
+            let is_guided = guidance.scale != 1.0 && guidance.low <= t && t <= guidance.high;
+            x = x.clone() - guided_prediction(&request, x, t, Some(r), is_guided)? * (t - r);
         }
         finish(x, &format!("`mean_flow` ({} steps)", self.num_evaluations()))
     }
@@ -49,32 +51,6 @@ impl Sampler for MeanFlowSamplerConfig {
     fn num_evaluations(&self) -> usize {
         self.grid().len().saturating_sub(1)
     }
-}
-
-/// The guided average velocity from `r` to `t`, `[batch, channels, height, width]`.
-fn average_velocity(request: &SampleRequest<'_>, x: Tensor<4>, r: f64, t: f64) -> Result<Tensor<4>> {
-    let (shape, guidance) = (x.dims(), request.guidance);
-    let is_guided = guidance.scale != 1.0 && guidance.low <= t && t <= guidance.high;
-    let (x, condition) = if is_guided {
-        (Tensor::cat(vec![x.clone(), x], 0), request.condition.clone().concat(request.null.clone()))
-    } else {
-        (x, request.condition.clone())
-    };
-    let input = x.dims();
-    let [t, r] = [t, r].map(|time| Tensor::<1>::full([input[0]], time, &x.device()));
-    let times = Times { t, r: Some(r) };
-    let prediction = request.backbone.forward(BackboneInput { x, times, condition, taps: &[] }).prediction;
-    ensure!(
-        prediction.dims() == input,
-        "sampling: the network returned `{:?}` for an input of `{input:?}`; both must be equal",
-        prediction.dims()
-    );
-    if !is_guided {
-        return Ok(prediction);
-    }
-    let conditional = prediction.clone().narrow(0, 0, shape[0]);
-    let unconditional = prediction.narrow(0, shape[0], shape[0]);
-    Ok(unconditional.clone() + (conditional - unconditional) * guidance.scale)
 }
 
 #[typetag::serde(name = "mean_flow")]
@@ -113,12 +89,12 @@ mod tests {
     use realign::burn;
     use realign::burn::module::Module;
     use realign::burn::tensor::Device;
-    use realign::plugin::{Backbone, BackboneOutput, Condition, Guidance, ObjectiveConfig};
+    use realign::plugin::{Backbone, BackboneInput, BackboneOutput, Condition, Guidance, ObjectiveConfig};
 
     use super::*;
     use crate::objectives::mean_flow::MeanFlowConfig;
 
-    /// Average velocity of the field v(x, t) = x / t from a point: exactly the way back to zero for any interval.
+    /// Average velocity of the straight ways from the point that the label names: `(x − label) / t` for any interval.
     #[derive(Module, Debug)]
     struct ToLabel {
         unused: usize,

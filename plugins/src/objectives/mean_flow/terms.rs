@@ -1,6 +1,8 @@
 //! Predictions and targets of MeanFlow.
 
-use anyhow::Result;
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
 use realign::burn::tensor::{Bool, Tensor};
 use realign::ops::{self, Jvp};
 use realign::plugin::{Backbone, BackboneInput, BackboneOutput, Condition, Draws, ObjectiveInput, Times};
@@ -15,8 +17,8 @@ struct Batch {
     v: Tensor<4>,
     /// `[batch]`, without graph.
     t: Tensor<1>,
-    /// Of the samples with an interval.
-    r: Tensor<1>,
+    /// Of the samples with an interval, when there are any.
+    r: Option<Tensor<1>>,
     condition: Condition,
     null: Condition,
     dropped: Option<Tensor<1, Bool>>,
@@ -46,11 +48,17 @@ impl MeanFlowConfig {
     /// Predictions and targets.
     ///
     /// # Errors
-    /// A derivative inside a derivative.
+    /// The batch has no sample to align on, or this runs inside another derivative.
     pub fn terms(&self, backbone: &dyn Backbone, input: ObjectiveInput<'_>) -> Result<MeanFlowTerms> {
         let taps = input.taps;
         let batch = Batch::new(input);
-        let count = batch.t.dims()[0];
+        ensure!(
+            self.align_on == AlignOn::All || batch.num_instants > 0,
+            "align_on `instants` needs a sample with r = t in every micro-batch, and one of {} has none at \
+             instant_share `{}`; raise train.micro_batch_size or the share",
+            batch.t.dims()[0],
+            self.instant_share
+        );
         let instants = (batch.num_instants > 0).then(|| {
             let (x, t) = batch.at(0..batch.num_instants);
             let (x, t) = (Tensor::from_inner(x), Tensor::from_inner(t));
@@ -62,11 +70,11 @@ impl MeanFlowConfig {
         let guided = self.guided(backbone, &batch, is_guided.clone(), instant_velocity);
         let mut target = guided.clone();
         let (mut outputs, mut derivative) = (Vec::from_iter(instants), None);
-        if batch.num_instants < count {
-            let range = batch.num_instants..count;
-            let Jvp { value, tangent, rest } = batch.interval(backbone, &guided, taps)?;
+        if let Some(r) = batch.r.clone() {
+            let range = batch.intervals();
+            let Jvp { value, tangent, rest } = batch.interval(backbone, r.clone(), &guided, taps)?;
             let (_, t) = batch.at(range.clone());
-            let length = (t - batch.r.clone()).clamp(0.0, 1.0).reshape([-1, 1, 1, 1]);
+            let length = (t - r).clamp(0.0, 1.0).reshape([-1, 1, 1, 1]);
             let corrected = guided.clone().slice_dim(0, range) - tangent.clone() * length;
             let before = guided.clone().slice_dim(0, 0..batch.num_instants);
             target = if batch.num_instants == 0 { corrected } else { Tensor::cat(vec![before, corrected], 0) };
@@ -112,7 +120,7 @@ impl MeanFlowConfig {
             return batch.v.clone();
         }
         let (count, frozen) = (batch.t.dims()[0], backbone.valid_dyn());
-        let velocity = |range: std::ops::Range<usize>, condition: Condition| {
+        let velocity = |range: Range<usize>, condition: Condition| {
             let (x, t) = batch.at(range);
             let times = Times { t: t.clone(), r: Some(t) };
             frozen.forward(BackboneInput { x, times, condition, taps: &[] }).prediction
@@ -123,8 +131,8 @@ impl MeanFlowConfig {
         }
         if guidance.kappa != 0.0 {
             let mut parts = Vec::from_iter(instants.map(|prediction| prediction.clone().inner()));
-            let range = batch.num_instants..count;
-            if !range.is_empty() {
+            if batch.r.is_some() {
+                let range = batch.intervals();
                 parts.push(velocity(range.clone(), batch.conditions(range).inner()));
             }
             sum = sum + Tensor::cat(parts, 0) * guidance.kappa;
@@ -146,7 +154,7 @@ impl Batch {
             xt: x0.clone() * (at.clone().neg() + 1.0) + noise.clone() * at,
             v: noise - x0,
             num_instants: r.as_ref().map_or(batch, |r| batch - r.dims()[0]),
-            r: r.unwrap_or_else(|| t.clone().slice_dim(0, 0..0)),
+            r,
             t,
             condition: match drop {
                 Some(drop) => input.condition.replace(drop, input.null.clone()),
@@ -157,20 +165,30 @@ impl Batch {
         }
     }
 
-    fn at(&self, range: std::ops::Range<usize>) -> (Tensor<4>, Tensor<1>) {
+    fn intervals(&self) -> Range<usize> {
+        self.num_instants..self.t.dims()[0]
+    }
+
+    fn at(&self, range: Range<usize>) -> (Tensor<4>, Tensor<1>) {
         (self.xt.clone().slice_dim(0, range.clone()), self.t.clone().slice_dim(0, range))
     }
 
-    fn conditions(&self, range: std::ops::Range<usize>) -> Condition {
+    fn conditions(&self, range: Range<usize>) -> Condition {
         self.condition.clone().slice(range)
     }
 
     /// `u` of the samples with an interval, its derivative along (v, 0, 1), and their taps.
-    fn interval(&self, backbone: &dyn Backbone, guided: &Tensor<4>, taps: &[usize]) -> Result<Jvp<4, Vec<Tensor<3>>>> {
-        let range = self.num_instants..self.t.dims()[0];
+    fn interval(
+        &self,
+        backbone: &dyn Backbone,
+        r: Tensor<1>,
+        guided: &Tensor<4>,
+        taps: &[usize],
+    ) -> Result<Jvp<4, Vec<Tensor<3>>>> {
+        let range = self.intervals();
         let (x, t) = self.at(range.clone());
         let [dx, x] = [guided.clone().slice_dim(0, range.clone()), x].map(Tensor::from_inner);
-        let [t, r] = [t, self.r.clone()].map(Tensor::from_inner);
+        let [t, r] = [t, r].map(Tensor::from_inner);
         let (dr, dt) = (r.zeros_like(), t.ones_like());
         let condition = self.conditions(range);
         let network = |(x, r, t): (Tensor<4>, Tensor<1>, Tensor<1>)| {

@@ -11,7 +11,7 @@ use realign::plugin::{
 use realign::recipe::{Layered, Plan};
 use realign::registry::plugins;
 use realign::streams::Streams;
-use realign::train::Gradients;
+use realign::train::{Gradients, StepStats, Trainer};
 use realign::weights::to_host;
 
 use super::{GRID, build_for, config, context, devices, input, of_kind, shaken};
@@ -67,6 +67,29 @@ fn every_pair_of_backbone_and_objective_trains_all_its_parameters_and_repeats_it
             }
         }
     }
+}
+
+/// Where only the samples with r = t are aligned, and where all samples have r = t.
+#[test]
+fn mean_flow_aligns_on_part_of_a_batch_and_trains_without_intervals() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/meanflow-irepa.yaml");
+    let step = |sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+        let plan = Plan::new(&Layered::load(&path, Some("demo"), &sets).unwrap()).unwrap();
+        let mut trainer = Trainer::new(&plan)?;
+        trainer.step(&plan).and_then(StepStats::read)
+    };
+    let small = ["train.global_batch_size=4", "train.micro_batch_size=4", "backbone.depth=2"];
+    for set in ["objective.align_on=instants", "objective.instant_share=1.0"] {
+        let scalars = step(&[&small[..], &[set]].concat()).unwrap();
+        assert!(scalars.iter().any(|(tag, _)| tag == "train/align_loss"), "{set}");
+    }
+    let none = ["train.global_batch_size=1", "train.micro_batch_size=1", "objective.align_on=instants"];
+    let message = format!("{:#}", step(&none).unwrap_err());
+    assert!(message.contains("micro_batch_size"), "{message}");
+    let message = format!("{:#}", step(&["device=flex"]).unwrap_err());
+    assert!(message.contains("time_scale `1000`"), "{message}");
+    step(&[&small[..], &["device=flex", "backbone.time_scale=10"]].concat()).unwrap();
 }
 
 /// A sampler reaches finite samples of every network that it fits, and each objective has a sampler.
