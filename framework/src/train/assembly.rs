@@ -9,15 +9,12 @@ use super::alignment::{Alignment, Term};
 use super::model::TrainModel;
 use crate::data::loader::Batch;
 use crate::erase::Slot;
-use crate::ops::{self, DeviceChoice, JvpMethod};
+use crate::ops::{self, DeviceChoice};
 use crate::plugin::{
     AutoencoderKind, ConditionerContext, ConditionerKind, Dataset, EncoderContext, Objective, ObjectiveInput, Sampler,
 };
 use crate::recipe::{AlignmentTerm, Plan};
 use crate::streams::Streams;
-
-/// Factor on times above which central differences of a network are wrong in their first digits.
-const MAX_DIFFERENCE_TIME_SCALE: f64 = 10.0;
 
 /// Everything of a run that is not trained.
 #[derive(Debug)]
@@ -59,7 +56,6 @@ impl Assembly {
         if let Some(missing) = plan.missing.first() {
             bail!("{missing}");
         }
-        derivative_is_possible(plan, &device)?;
         let dataset: Arc<dyn Dataset> = recipe.data.open(&plan.dataset_context()).context("data")?.into();
         let context = ConditionerContext { num_classes: dataset.num_classes(), device: device.clone() };
         let alignment = Alignment {
@@ -115,19 +111,6 @@ impl Assembly {
         scalars.push(("train/loss".into(), total.clone().detach()));
         Ok(MicroLoss { total, scalars })
     }
-}
-
-/// Refuses to estimate by differences what changes too fast for them.
-fn derivative_is_possible(plan: &Plan, device: &Device) -> Result<()> {
-    let (recipe, scale) = (&plan.recipe, plan.recipe.backbone.time_scale());
-    let is_estimated = JvpMethod::of(device) == JvpMethod::CentralDifference;
-    if recipe.objective.takes_derivative() && is_estimated && scale > MAX_DIFFERENCE_TIME_SCALE {
-        bail!(
-            "objective `{}` differentiates the network by time, which flex does by differences, and              backbone.time_scale `{scale}` is too steep for them; set it to {MAX_DIFFERENCE_TIME_SCALE} or below, or              use `device: cpu` (libtorch), whose derivatives are exact",
-            (recipe.objective.info().name)()
-        )
-    }
-    Ok(())
 }
 
 /// A batch's pictures as floats in 0..255.

@@ -1,7 +1,7 @@
 //! One optimizer step, and the state that steps change.
 
 use anyhow::{Context, Result, bail};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use super::assembly::Assembly;
 use super::ema::Ema;
@@ -9,10 +9,13 @@ use super::model::{TrainModel, build_model};
 use super::optimizer::{Gradients, Optimizer, OptimizerSettings};
 use super::schedule::learning_rate;
 use crate::data::loader::{Loader, LoaderConfig};
-use crate::ops;
+use crate::ops::{self, JvpMethod};
 use crate::recipe::Plan;
 use crate::streams::Streams;
 use crate::weights::to_host;
+
+/// Factor on times above which central differences of a network are wrong in their first digits.
+const MAX_DIFFERENCE_TIME_SCALE: f64 = 10.0;
 
 /// A run in memory: what is trained, and how far it is.
 #[derive(Debug)]
@@ -76,9 +79,10 @@ impl Trainer {
     /// A run at step 0.
     ///
     /// # Errors
-    /// As [`Assembly::new`] and [`build_model`].
+    /// As [`Assembly::new`] and [`build_model`]; or the device only estimates derivatives, and the network is too steep.
     pub fn new(plan: &Plan) -> Result<Self> {
         let assembly = Assembly::new(plan)?;
+        derivative_is_possible(plan, &assembly.device)?;
         let train = &plan.recipe.train;
         let model = build_model(plan, &assembly.device.clone().autodiff())?;
         let settings = OptimizerSettings {
@@ -162,4 +166,17 @@ impl Trainer {
         let ema = self.emas.iter().find(|ema| ema.settings.name == name);
         Ok(ema.with_context(|| format!("no moving average is called `{name}`"))?.model().clone())
     }
+}
+
+/// Refuses to estimate by differences what changes too fast for them.
+fn derivative_is_possible(plan: &Plan, device: &Device) -> Result<()> {
+    let (recipe, scale) = (&plan.recipe, plan.recipe.backbone.time_scale());
+    let is_estimated = JvpMethod::of(device) == JvpMethod::CentralDifference;
+    if recipe.objective.takes_derivative() && is_estimated && scale > MAX_DIFFERENCE_TIME_SCALE {
+        bail!(
+            "objective `{}` differentiates the network by time, which flex does by differences, and              backbone.time_scale `{scale}` is too steep for them; set it to {MAX_DIFFERENCE_TIME_SCALE} or below, or              use `device: cpu` (libtorch), whose derivatives are exact",
+            (recipe.objective.info().name)()
+        )
+    }
+    Ok(())
 }
