@@ -17,7 +17,7 @@ use realign::train::{RunOptions, Trainer};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::recipe_args::{RecipeArgs, check_device};
+use super::recipe_args::{RecipeArgs, check_device, settings};
 use crate::progress::Progress;
 
 const NUM_JUDGED: usize = 256; // two percent is the resolution of the shares that are printed
@@ -27,9 +27,9 @@ const NUM_JUDGED: usize = 256; // two percent is the resolution of the shares th
 pub struct Run {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Folder that holds the folders of all runs
-    #[arg(long, default_value = "runs")]
-    runs: PathBuf,
+    /// Folder that holds the folders of all runs; `runs`, or what the user's settings say
+    #[arg(long)]
+    runs: Option<PathBuf>,
     /// Folder of this run, instead of one named after recipe, profile and settings
     #[arg(long)]
     run_dir: Option<PathBuf>,
@@ -43,7 +43,7 @@ impl Run {
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
         let (layered, plan) = self.recipe.plan()?;
         check_device(&layered, &plan)?;
-        let run_dir = self.run_dir.clone().map_or_else(|| plan.run_dir(&self.runs), Ok)?;
+        let run_dir = run_dir(self.run_dir.as_deref(), self.runs.as_deref(), &plan)?;
         let stop = stop_flag()?;
         let mut progress = Progress::new();
         let options = RunOptions { run_dir: run_dir.clone(), stop: &stop };
@@ -60,6 +60,18 @@ impl Run {
         writeln!(out, "TensorBoard: tensorboard --logdir {}", run_dir.display())?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The folder that was asked for, else the plan's own among all runs.
+///
+/// # Errors
+/// The settings or the plan cannot be read.
+pub fn run_dir(asked: Option<&Path>, runs: Option<&Path>, plan: &Plan) -> Result<PathBuf> {
+    if let Some(asked) = asked {
+        return Ok(asked.to_path_buf());
+    }
+    let own = settings()?.runs;
+    plan.run_dir(runs.or(own.as_deref()).unwrap_or(Path::new("runs")))
 }
 
 /// Set by the first SIGINT or SIGTERM; the second ends the program at once.

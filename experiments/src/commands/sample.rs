@@ -12,7 +12,7 @@ use realign::recipe::{LabelSampling, Layered, Plan};
 use realign::sample::{ImageWriter, Sampling, draw_pictures, sample_labels};
 use realign::train::{Assembly, build_model};
 
-use super::recipe_args::check_device;
+use super::recipe_args::{check_device, settings};
 use crate::progress::pictures_bar;
 
 /// Draw pictures from a trained run
@@ -52,10 +52,10 @@ impl Sample {
         let path = self.run.join("recipe.yaml");
         ensure!(path.exists(), "`{}` is not a run folder: it has no `recipe.yaml`", self.run.display());
         ensure!(self.num > 0 && self.batch > 0, "--num and --batch must be at least 1");
-        let layered = Layered::load(&path, Some("none"), &self.sets)?;
+        let layered = Layered::load_over(&settings()?, &path, Some("none"), &self.sets)?;
         let plan = Plan::new(&layered)?;
         check_device(&layered, &plan)?;
-        let checkpoint = self.checkpoint()?;
+        let checkpoint = checkpoint_of(&self.run, self.step)?;
         let assembly = Assembly::new(&plan)?;
         let weights = &plan.recipe.sample.weights;
         let model = checkpoint::load_weights(build_model(&plan, &assembly.device)?, &checkpoint, weights)?;
@@ -88,21 +88,6 @@ impl Sample {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn checkpoint(&self) -> Result<Checkpoint> {
-        let folder = self.run.join("checkpoints");
-        match self.step {
-            None => checkpoint::newest(&folder)
-                .0
-                .with_context(|| format!("`{}` holds no whole checkpoint", folder.display())),
-            Some(step) => {
-                let all = checkpoint::checkpoints(&folder);
-                let steps: Vec<String> = all.iter().map(|found| found.step.to_string()).collect();
-                let found = all.into_iter().find(|found| found.step == step);
-                found.with_context(|| format!("no checkpoint of step {step}; there are: {}", steps.join(", ")))
-            }
-        }
-    }
-
     fn labels(&self, plan: &Plan, num_classes: usize) -> Result<Vec<i64>> {
         if self.labels.is_empty() {
             let is_balanced = plan.recipe.sample.label_sampling == LabelSampling::Balanced;
@@ -131,5 +116,24 @@ impl Sample {
         path.push(".json");
         let text = serde_json::to_string_pretty(&about).context("cannot write the settings")? + "\n";
         write_whole(Path::new(&path), text.as_bytes())
+    }
+}
+
+/// The checkpoint of a step of a run, or its newest whole one.
+///
+/// # Errors
+/// There is none; names the steps that there are.
+pub fn checkpoint_of(run: &Path, step: Option<u64>) -> Result<Checkpoint> {
+    let folder = run.join("checkpoints");
+    match step {
+        None => {
+            checkpoint::newest(&folder).0.with_context(|| format!("`{}` holds no whole checkpoint", folder.display()))
+        }
+        Some(step) => {
+            let all = checkpoint::checkpoints(&folder);
+            let steps: Vec<String> = all.iter().map(|found| found.step.to_string()).collect();
+            let found = all.into_iter().find(|found| found.step == step);
+            found.with_context(|| format!("no checkpoint of step {step}; there are: {}", steps.join(", ")))
+        }
     }
 }

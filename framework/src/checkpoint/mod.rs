@@ -4,8 +4,10 @@
 //! `optimizer.safetensors`, `state.json` and a `manifest.json` that holds the SHA-256 of the others. All tensors have
 //! the names of the official checkpoints.
 
+mod exchange;
 mod folder;
 
+pub use exchange::{Imported, export, import};
 pub use folder::{Checkpoint, checkpoints, newest, prune};
 
 use std::path::{Path, PathBuf};
@@ -45,16 +47,21 @@ pub fn save(trainer: &Trainer, plan: &Plan, run_dir: &Path) -> Result<PathBuf> {
         recipe_digest: plan.digest()?,
         version: env!("CARGO_PKG_VERSION").into(),
     };
-    folder::write(&run_dir.join("checkpoints"), trainer.step, |folder| {
-        let write = |name: &str, dict: &StateDict| write_safetensors(&folder.join(format!("{name}.safetensors")), dict);
-        write("optimizer", &optimizer)?;
-        drop(optimizer);
+    write_parts(run_dir, &state, |write| {
+        write("optimizer", optimizer)?;
         // One copy at a time on the host.
-        write("model", &state_dict(&trainer.model))?;
-        for ema in &trainer.emas {
-            write(&format!("ema-{}", ema.settings.name), &state_dict(ema.model()))?;
-        }
-        let text = serde_json::to_string_pretty(&state).context("cannot write the state")?;
+        write("model", state_dict(&trainer.model))?;
+        trainer.emas.iter().try_for_each(|ema| write(&format!("ema-{}", ema.settings.name), state_dict(ema.model())))
+    })
+}
+
+/// Writes one part of a checkpoint, `<name>.safetensors`.
+type WritePart<'a> = dyn FnMut(&str, StateDict) -> Result<()> + 'a;
+
+fn write_parts(run_dir: &Path, state: &State, parts: impl FnOnce(&mut WritePart<'_>) -> Result<()>) -> Result<PathBuf> {
+    folder::write(&run_dir.join("checkpoints"), state.step, |folder| {
+        parts(&mut |name, dict| write_safetensors(&folder.join(format!("{name}.safetensors")), &dict))?;
+        let text = serde_json::to_string_pretty(state).context("cannot write the state")?;
         folder::write_file(&folder.join("state.json"), text.as_bytes())
     })
 }

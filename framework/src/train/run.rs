@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
 
 use super::trainer::{StepStats, Trainer};
 use crate::checkpoint;
@@ -41,7 +42,7 @@ pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut d
     fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run folder `{}`", run_dir.display()))?;
     let _lock = lock(run_dir)?;
     let resumed_from = resume(&mut trainer, plan, run_dir, sink)?;
-    describe(plan, layered, &trainer, run_dir)?;
+    describe(plan, layered, Some(&trainer.assembly.device), run_dir)?;
     let mut log = RunLog::open(run_dir, Some(trainer.step))?;
     if resumed_from.is_none() {
         log.text("recipe", 0, &format!("```yaml\n{}```", layered.to_yaml()?));
@@ -246,8 +247,8 @@ fn lock(run_dir: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Leaves the resolved recipe and what made the run beside its logs.
-fn describe(plan: &Plan, layered: &Layered, trainer: &Trainer, run_dir: &Path) -> Result<()> {
+/// Leaves the resolved recipe and what made the run beside its logs; `device` where it has computed.
+pub(crate) fn describe(plan: &Plan, layered: &Layered, device: Option<&Device>, run_dir: &Path) -> Result<()> {
     write_whole(&run_dir.join("recipe.yaml"), layered.to_yaml()?.as_bytes())?;
     let about = serde_json::json!({
         "recipe": plan.recipe_name,
@@ -255,8 +256,8 @@ fn describe(plan: &Plan, layered: &Layered, trainer: &Trainer, run_dir: &Path) -
         "recipe_digest": plan.digest()?,
         "seed": plan.recipe.seed,
         "realign": env!("CARGO_PKG_VERSION"),
-        "device": ops::describe(&trainer.assembly.device),
-        "derivative": plan.recipe.objective.takes_derivative().then(|| JvpMethod::of(&trainer.assembly.device).name()),
+        "device": device.map(ops::describe),
+        "derivative": device.filter(|_| plan.recipe.objective.takes_derivative()).map(|device| JvpMethod::of(device).name()),
         "resume": "run the same command again",
     });
     let text = serde_json::to_string_pretty(&about).context("cannot write run.json")? + "\n";
