@@ -5,8 +5,10 @@
 //! the names of the official checkpoints.
 
 mod folder;
+mod trained;
 
 pub use folder::{Checkpoint, checkpoints, newest, prune};
+pub use trained::TrainedRun;
 
 use std::path::{Path, PathBuf};
 
