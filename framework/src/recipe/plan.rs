@@ -139,7 +139,7 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
     }
     let backbone = record(check, "backbone", recipe.backbone.spec(&context))?;
     if let Some(program) = &recipe.program {
-        missing.extend(absent(program.weights(&recipe.weights_dir)));
+        missing.extend(absent(program.weights(recipe.image_size, &recipe.weights_dir)));
     }
     sampler("sample.sampler", &*recipe.sample.sampler, recipe, check);
     for (i, also) in recipe.sample.also.iter().enumerate() {

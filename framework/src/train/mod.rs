@@ -16,7 +16,7 @@ mod trainable;
 mod trainer;
 
 pub use alignment::{Alignment, AlignmentLosses, Term};
-pub use assembly::Assembly;
+pub use assembly::{Assembly, pixels};
 pub use diffusion::run;
 pub use ema::Ema;
 pub(crate) use flat::{flat_gradients, flat_parameters, with_flat};

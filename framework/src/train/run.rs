@@ -202,6 +202,10 @@ impl Session<'_> {
 
     fn preview(&mut self, trained: &mut dyn Trainable) -> Result<()> {
         let step = trained.steps_done();
+        let measured = trained.measures()?;
+        if !measured.is_empty() {
+            self.log.scalars(step, &measured);
+        }
         for Preview { tag, rgb, width, height } in trained.previews()? {
             if let Some(path) = self.log.image(&tag, step, &rgb, width, height) {
                 self.sink.event(&Event::Preview { step, path });

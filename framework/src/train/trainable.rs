@@ -43,6 +43,14 @@ pub trait Trainable {
     /// A network or the tensor library fails.
     fn previews(&mut self) -> Result<Vec<Preview>>;
 
+    /// What is measured beside the loss whenever previews are drawn, by tag.
+    ///
+    /// # Errors
+    /// Data cannot be read, or the tensor library fails.
+    fn measures(&mut self) -> Result<Vec<(String, f64)>> {
+        Ok(vec![])
+    }
+
     /// The trained weights by name, for histograms.
     fn weights(&self) -> StateDict;
 
