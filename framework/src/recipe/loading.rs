@@ -124,6 +124,18 @@ impl Loading {
         set(&mut self.root, key.trim(), value).map_err(|clash| self.placed(clash))
     }
 
+    /// Gives what no layer gave.
+    pub(super) fn fill(&mut self, section: Dict, source: Source) -> Result<()> {
+        let (layer, value) = Layer::new(Value::Dict(Tag::Default, section), source)?;
+        self.layers.push(layer);
+        if let (Value::Dict(_, root), Value::Dict(_, section)) = (&mut self.root, value) {
+            for (key, value) in section {
+                root.entry(key).or_insert(value);
+            }
+        }
+        Ok(())
+    }
+
     fn placed(&self, clash: Clash) -> anyhow::Error {
         let layer = self.layers.iter().find(|layer| layer.tag == clash.tag);
         let place = layer.map(|layer| layer.source.place(&clash.key)).unwrap_or_default();
@@ -132,7 +144,7 @@ impl Loading {
 }
 
 /// The top-level section of a file.
-fn parsed(path: &Path, text: String) -> Result<(Source, Dict)> {
+pub(super) fn parsed(path: &Path, text: String) -> Result<(Source, Dict)> {
     let shown = shown(path);
     let value = parse(&text).map_err(|Fault { line, key, message }| {
         let place = line.map_or_else(|| shown.clone(), |line| format!("{shown}:{line}"));

@@ -1,6 +1,6 @@
 //! Recipes: layered YAML in which every value remembers the file and line it came from.
 //!
-//! Layers, later wins: the recipe's `base:` files, the recipe, the profile file (and its `base:` files),
+//! Layers, later wins: the user's [`Settings`], the recipe's `base:` files, the recipe, the profile file (and its `base:` files),
 //! the recipe's own `profiles:` section of that name, `--set key=value`.
 //!
 //! * A section whose `type` changes is replaced, not merged: the keys of the old plugin mean nothing to the new.
@@ -23,6 +23,7 @@ mod profiles;
 mod program;
 mod resolved;
 mod schema;
+mod settings;
 mod text;
 mod yaml;
 
@@ -35,3 +36,4 @@ pub use schema::{
     AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, LogSection, Recipe, SampleSection,
     ScheduleSection, ScheduleShape, TrainSection,
 };
+pub use settings::Settings;

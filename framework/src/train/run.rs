@@ -81,7 +81,7 @@ pub fn run_loop(
     fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run folder `{}`", run_dir.display()))?;
     let _lock = lock(run_dir)?;
     let resumed_from = resume(trained, frame, run_dir, sink)?;
-    describe(frame, trained, run_dir)?;
+    describe(frame, trained.about(), run_dir)?;
     let mut log = RunLog::open(run_dir, Some(trained.steps_done()))?;
     if resumed_from.is_none() {
         log.text("recipe", 0, &format!("```yaml\n{}```", frame.layered.to_yaml()?));
@@ -274,8 +274,12 @@ fn lock(run_dir: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Leaves the resolved recipe and what made the run beside its logs.
-fn describe(frame: &Frame<'_>, trained: &dyn Trainable, run_dir: &Path) -> Result<()> {
+/// Leaves the resolved recipe and what made the run beside its logs; `more` is what the trained part says of itself.
+pub(crate) fn describe(
+    frame: &Frame<'_>,
+    more: serde_json::Map<String, serde_json::Value>,
+    run_dir: &Path,
+) -> Result<()> {
     write_whole(&run_dir.join("recipe.yaml"), frame.layered.to_yaml()?.as_bytes())?;
     let mut about = serde_json::json!({
         "recipe": frame.recipe_name,
@@ -286,7 +290,7 @@ fn describe(frame: &Frame<'_>, trained: &dyn Trainable, run_dir: &Path) -> Resul
         "resume": "run the same command again",
     });
     if let Some(about) = about.as_object_mut() {
-        about.extend(trained.about());
+        about.extend(more);
     }
     let text = serde_json::to_string_pretty(&about).context("cannot write run.json")? + "\n";
     write_whole(&run_dir.join("run.json"), text.as_bytes())
