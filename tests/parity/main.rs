@@ -9,6 +9,7 @@ mod inputs;
 mod jit;
 mod mean_flow;
 mod samplers;
+mod sift;
 mod sit;
 mod sit_parts;
 mod train_steps;
@@ -26,9 +27,11 @@ use std::path::{Path, PathBuf};
 type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
-const FAMILIES: [(&str, Runner); 7] = [
+const FAMILIES: [(&str, Runner); 9] = [
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_hog", inputs::encoder_hog),
+    ("encoder_sift_kornia", sift::kornia),
+    ("encoder_sift_opencv", sift::opencv),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
     ("samplers_", samplers::samplers),

@@ -3,3 +3,5 @@
 pub mod dinov2;
 pub mod hog;
 mod oriented_gradients;
+mod resized_planes;
+pub mod sift;
