@@ -15,8 +15,8 @@ use realign::weights::to_host;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::kornia::{self, Frame, NUM_CHANNELS, PATCH_SIDE, Picture};
-use super::opencv;
+use super::kornia::{Frame, NUM_CHANNELS, Picture, Rules};
+use super::opencv::Gradients;
 
 /// `sift`: a descriptor of oriented gradients around each token, 128 channels. It needs no download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -26,19 +26,24 @@ pub struct SiftConfig {
     pub variant: SiftVariant,
     /// Pixels from token to token and size of a keypoint. The published code has 16 at every picture size; when left
     /// out, tokens lie on the backbone's grid, which is the same at 256 pixels.
+    #[schemars(range(min = 1, max = 1024))]
     pub step: Option<usize>,
+    /// Whether the dominant gradient's turn is left out. OpenCV's descriptors are not turned at all.
+    pub upright: bool,
 }
 
 /// Whose descriptor: they differ in the window, the turn and the scale of their values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
 pub enum SiftVariant {
-    /// kornia's, turned by the dominant gradient; unit length. The published `sift`.
+    /// That of kornia 0.8, turned by the dominant gradient, of unit length: the published `sift`.
     #[default]
-    Kornia,
-    /// kornia's without the turn.
-    KorniaUpright,
-    /// OpenCV's with its wide window, whole numbers in 0..255. The published `siftopencv`.
+    #[serde(rename = "kornia_0.8")]
+    Kornia08,
+    /// That of kornia 0.9, which corrected where samples and cells lie.
+    #[serde(rename = "kornia_0.9")]
+    Kornia09,
+    /// OpenCV's with its wide window, whole numbers in 0..255: the published `siftopencv`.
+    #[serde(rename = "opencv")]
     Opencv,
 }
 
@@ -77,12 +82,15 @@ impl EncoderConfig for SiftConfig {
 
     fn build(&self, ctx: &EncoderContext, _device: &Device) -> Result<Box<dyn Encoder>> {
         self.spec(ctx)?;
-        Ok(Box::new(Sift { variant: self.variant, image_size: ctx.image_size, keypoints: self.keypoints(ctx) }))
+        Ok(Box::new(Sift { config: *self, image_size: ctx.image_size, keypoints: self.keypoints(ctx) }))
     }
 
     fn validate(&self, check: &mut Check<'_>) {
         if let Some(step) = self.step {
             check.range("step", step, 1, 1024);
+        }
+        if self.upright && self.variant == SiftVariant::Opencv {
+            check.bad("upright", "OpenCV's descriptors are not turned; leave it out");
         }
     }
 }
@@ -112,7 +120,7 @@ impl Keypoints {
 #[derive(Module, Debug)]
 pub struct Sift {
     #[module(skip)]
-    variant: SiftVariant,
+    config: SiftConfig,
     image_size: usize,
     #[module(skip)]
     keypoints: Keypoints,
@@ -130,21 +138,25 @@ impl Encoder for Sift {
         let pixels = to_host(images);
         let pictures: Vec<_> = pixels.par_chunks_exact(3 * height * width).collect();
         let mut values = vec![0.0; batch * tokens * NUM_CHANNELS];
-        let size = [height, width];
-        match self.variant {
-            SiftVariant::Opencv => self.describe(
+        let rules = match self.config.variant {
+            SiftVariant::Opencv => None,
+            SiftVariant::Kornia08 => Some(Rules::V08),
+            SiftVariant::Kornia09 => Some(Rules::V09),
+        };
+        let (side, scale) = (self.image_size, self.keypoints.size);
+        match rules {
+            None => self.describe(
+                pictures.par_iter().map(|planes| Gradients::new(planes, height, width, side)).collect(),
                 &mut values,
-                pictures.par_iter().map(|p| opencv::Gradients::new(p, size[0], size[1], self.image_size)).collect(),
-                |gradients, x, y, descriptor| gradients.describe(x, y, self.keypoints.size, descriptor),
+                |gradients, x, y, descriptor| gradients.describe(x, y, scale, descriptor),
             ),
-            SiftVariant::Kornia | SiftVariant::KorniaUpright => self.describe(
+            Some(rules) => self.describe(
+                pictures.par_iter().map(|planes| Picture::new(rules, planes, height, width, side)).collect(),
                 &mut values,
-                pictures.par_iter().map(|p| Picture::new(p, size[0], size[1], self.image_size)).collect(),
                 |picture, x, y, descriptor| {
-                    let frame = Frame { x, y, scale: self.keypoints.size, angle: 0.0 };
-                    let is_turned = self.variant == SiftVariant::Kornia;
-                    let frame = if is_turned { frame.oriented(picture) } else { frame };
-                    kornia::describe(&picture.patch(&frame, PATCH_SIDE), descriptor);
+                    let frame = Frame { x, y, scale, angle: 0.0 };
+                    let frame = if self.config.upright { frame } else { frame.oriented(picture) };
+                    picture.describe(&frame, descriptor);
                 },
             ),
         }
@@ -157,8 +169,8 @@ impl Sift {
     /// Fills every token's descriptor from its picture, on all cores.
     fn describe<P: Sync>(
         &self,
-        values: &mut [f32],
         pictures: Vec<P>,
+        values: &mut [f32],
         describe: impl Fn(&P, f32, f32, &mut [f32]) + Sync,
     ) {
         let tokens = self.keypoints.grid().tokens();
@@ -166,5 +178,72 @@ impl Sift {
             let (x, y) = self.keypoints.center(token % tokens);
             describe(&pictures[token / tokens], x, y, descriptor);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use realign::streams::Streams;
+
+    use super::*;
+
+    const VARIANTS: [SiftVariant; 3] = [SiftVariant::Kornia08, SiftVariant::Kornia09, SiftVariant::Opencv];
+
+    fn context(image_size: usize, backbone_grid: PatchGrid) -> EncoderContext {
+        EncoderContext { image_size, backbone_grid, weights_dir: PathBuf::new() }
+    }
+
+    fn pictures(shape: [usize; 4]) -> Tensor<4> {
+        let values = Streams::new(3).uniform("pictures", shape.iter().product());
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex()) * 255.0
+    }
+
+    #[test]
+    fn tokens_lie_on_the_backbones_grid_or_a_step_apart() {
+        for variant in VARIANTS {
+            for (step, grid) in [(None, PatchGrid::new(5, 7)), (Some(16), PatchGrid::new(3, 3))] {
+                let (config, ctx) = (SiftConfig { variant, step, upright: false }, context(48, PatchGrid::new(5, 7)));
+                assert_eq!(config.spec(&ctx).unwrap().grid, grid);
+                let features = config.build(&ctx, &Device::flex()).unwrap().encode(pictures([2, 3, 33, 51])).unwrap();
+                assert_eq!(features.tokens.dims(), [2, grid.tokens(), 128]);
+                assert!(to_host(features.tokens).iter().all(|value| value.is_finite()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_backbones_grid_of_256_pixels_is_the_published_step() {
+        let ctx = context(256, PatchGrid::new(16, 16));
+        let [followed, published] = [None, Some(16)].map(|step| {
+            let Keypoints { rows, columns, size } = SiftConfig { step, ..Default::default() }.keypoints(&ctx);
+            (rows, columns, size)
+        });
+        assert_eq!(followed, published);
+    }
+
+    #[test]
+    fn a_picture_has_the_same_features_in_every_batch() {
+        for variant in VARIANTS {
+            let config = SiftConfig { variant, ..Default::default() };
+            let sift = config.build(&context(33, PatchGrid::new(3, 5)), &Device::flex()).unwrap();
+            let batch = pictures([3, 3, 33, 33]);
+            let whole = sift.encode(batch.clone()).unwrap().tokens.narrow(0, 1, 1);
+            let alone = sift.encode(batch.narrow(0, 1, 1)).unwrap().tokens;
+            assert_eq!(to_host(whole), to_host(alone));
+        }
+    }
+
+    #[test]
+    fn sizes_that_cannot_work_are_refused() {
+        let grid = PatchGrid::new(3, 5);
+        let refused = |step, side| {
+            let config = SiftConfig { step, ..Default::default() };
+            config.spec(&context(side, grid)).unwrap_err().to_string()
+        };
+        assert!(refused(Some(0), 32).contains("at least 1"));
+        assert!(refused(None, 1).contains("no gradient"));
+        assert!(refused(Some(100), 32).contains("smaller step"));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Source: kornia `feature.SIFTDescriptor`, `LAFOrienter`, `extract_patches_from_pyramid`, as iREPA
 //! `jit/vision_encoder.py`, `SIFTEncoder` calls them. All in f32. kornia takes smaller pyramid levels for frames that
-//! are large beside their patch; frames of up to 20 pixels, all that this encoder makes at the published sizes, lie
-//! on the picture itself, and so do larger ones here.
+//! are large beside their patch; frames below 20 pixels, as the published encoder makes them, lie on the picture
+//! itself, and so do larger ones here.
 
 use std::f32::consts::{PI, TAU};
 
@@ -16,9 +16,7 @@ pub const NUM_CHANNELS: usize = NUM_ORIENTATIONS * NUM_CELLS * NUM_CELLS;
 
 const NUM_ORIENTATIONS: usize = 8;
 const NUM_CELLS: usize = 4; // along a side
-const CELL_WINDOW: usize = 16; // samples of the triangle that pools into one cell
 const CELL_STRIDE: usize = 10;
-const CELL_PADDING: usize = 4;
 const CLIP: f32 = 0.2;
 const DESCRIPTOR_EPS: f32 = 1e-10;
 const MIN_LENGTH: f32 = 1e-12; // torch.nn.functional.normalize
@@ -29,9 +27,36 @@ const TURN_EPS: f32 = 1e-8;
 /// Gaussian of deviation 1.6 on whole numbers: modified Bessel functions of 1.6², divided by their sum.
 const TURN_SMOOTHING: [f32; 5] = [0.119_063, 0.231_124, 0.299_628, 0.231_124, 0.119_063];
 
+/// Whose rules: kornia 0.9 corrected three of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rules {
+    /// Up to kornia 0.8. Samples lie up to half a pixel off, because places are scaled to [-1, 1] from center to center
+    /// of the outer pixels and read from edge to edge; the grid of cells lies half a sample off the patch's center;
+    /// pixels without gradient count a little for direction 0.
+    V08,
+    /// From kornia 0.9.
+    V09,
+}
+
+impl Rules {
+    /// Samples of the triangle that pools into a cell, and how many of the first one lie outside the patch.
+    fn cell_window(self) -> (usize, usize) {
+        match self {
+            Self::V08 => (16, 4),
+            Self::V09 => (17, 3),
+        }
+    }
+
+    fn magnitude(self, gx: f32, gy: f32, eps: f32) -> f32 {
+        let square = gx * gx + gy * gy;
+        if self == Self::V09 && square == 0.0 { 0.0 } else { (square + eps).sqrt() }
+    }
+}
+
 /// A square gray picture in 0..1.
 #[derive(Debug, Clone)]
 pub struct Picture {
+    rules: Rules,
     side: usize,
     pixels: Vec<f32>,
 }
@@ -59,16 +84,16 @@ impl Frame {
 
     /// The frame turned by the strongest gradient direction inside it.
     pub fn oriented(self, picture: &Picture) -> Self {
-        Self { angle: dominant_angle(&picture.patch(&self, TURN_SIDE)), ..self }
+        Self { angle: dominant_angle(picture.rules, &picture.patch(&self, TURN_SIDE)), ..self }
     }
 }
 
 impl Picture {
     /// # Shapes
     /// * `planes`: `[3, height, width]`, RGB in 0..255
-    pub fn new(planes: &[f32], height: usize, width: usize, side: usize) -> Self {
+    pub fn new(rules: Rules, planes: &[f32], height: usize, width: usize, side: usize) -> Self {
         let gray = |[red, green, blue]: [f32; 3]| 0.299 * (red / 255.0) + 0.587 * (green / 255.0) + 0.114 * (blue / 255.0);
-        Self { side, pixels: join_planes(planes, [height, width], side, gray) }
+        Self { rules, side, pixels: join_planes(planes, [height, width], side, gray) }
     }
 
     /// `side` by `side` samples of a frame, row by row.
@@ -84,12 +109,20 @@ impl Picture {
         patch
     }
 
-    /// Bilinear value with repeated edges. kornia counts pixels from center to center when it scales a place to
-    /// [-1, 1] and from edge to edge when it reads there, so that a place moves by up to half a pixel.
+    /// The descriptor of a frame, [`NUM_CHANNELS`] values.
+    pub fn describe(&self, frame: &Frame, descriptor: &mut [f32]) {
+        describe(self.rules, &self.patch(frame, PATCH_SIDE), descriptor);
+    }
+
+    /// Bilinear value with repeated edges.
     fn sample(&self, x: f32, y: f32) -> f32 {
         let last = self.side - 1;
         let tap = |at: f32| {
-            let at = (at * self.side as f32 / last as f32 - 0.5).clamp(0.0, last as f32);
+            let at = match self.rules {
+                Rules::V08 => at * self.side as f32 / last as f32 - 0.5,
+                Rules::V09 => at,
+            };
+            let at = at.clamp(0.0, last as f32);
             let low = at as usize;
             (low, (low + 1).min(last), at - low as f32)
         };
@@ -103,13 +136,13 @@ impl Picture {
 }
 
 /// Direction of the strongest peak in a smoothed histogram of gradients, in radians.
-fn dominant_angle(patch: &[f32]) -> f32 {
+fn dominant_angle(rules: Rules, patch: &[f32]) -> f32 {
     let window = gaussian(TURN_SIDE, TURN_SIDE as f32 / 6.0);
     let mut histogram = [0.0; TURN_BINS];
     for row in 0..TURN_SIDE {
         for column in 0..TURN_SIDE {
             let (gx, gy) = sobel(patch, row, column);
-            let magnitude = (gx * gx + gy * gy + TURN_EPS).sqrt() * (window[row] * window[column]);
+            let magnitude = rules.magnitude(gx, gy, TURN_EPS) * (window[row] * window[column]);
             let at = TURN_BINS as f32 * (gy.atan2(gx + TURN_EPS) + TAU + PI) / TAU;
             split(at, magnitude, &mut histogram);
         }
@@ -125,22 +158,22 @@ fn dominant_angle(patch: &[f32]) -> f32 {
     PI - TAU * (peak as f32 + shift) / TURN_BINS as f32
 }
 
-/// The descriptor of a patch of [`PATCH_SIDE`] samples: unit length, after clipping at 0.2.
-pub fn describe(patch: &[f32], descriptor: &mut [f32]) {
+/// The descriptor of a patch of [`PATCH_SIDE`] samples: unit length, after clipping at 0.2; zero where nothing counts.
+fn describe(rules: Rules, patch: &[f32], descriptor: &mut [f32]) {
     let side = PATCH_SIDE;
     let window = gaussian(side, side as f32 / std::f32::consts::SQRT_2);
     descriptor.fill(0.0);
     for row in 0..side {
-        let rows = cells(row);
+        let rows = cells(rules, row);
         for column in 0..side {
             let at = |row: usize, column: usize| patch[row * side + column];
             let gx = (at(row, (column + 1).min(side - 1)) - at(row, column.saturating_sub(1))) * 0.5;
             let gy = (at((row + 1).min(side - 1), column) - at(row.saturating_sub(1), column)) * 0.5;
-            let magnitude = (gx * gx + gy * gy + DESCRIPTOR_EPS).sqrt() * (window[row] * window[column]);
+            let magnitude = rules.magnitude(gx, gy, DESCRIPTOR_EPS) * (window[row] * window[column]);
             let direction = NUM_ORIENTATIONS as f32 * (gy.atan2(gx + DESCRIPTOR_EPS) + TAU) / TAU;
             let mut bins = [0.0; NUM_ORIENTATIONS];
             split(direction, magnitude, &mut bins);
-            let columns = cells(column);
+            let columns = cells(rules, column);
             for (bin, value) in bins.into_iter().enumerate().filter(|(_, value)| *value > 0.0) {
                 for (cell_row, by_row) in rows {
                     for (cell_column, by_column) in columns {
@@ -157,13 +190,16 @@ pub fn describe(patch: &[f32], descriptor: &mut [f32]) {
 }
 
 /// The two cells whose triangles cover a sample, and their weights; weight 0 stands for none.
-fn cells(sample: usize) -> [(usize, f32); 2] {
-    let half = CELL_WINDOW as f32 / 2.0;
-    let last = (sample + CELL_PADDING) / CELL_STRIDE;
-    [last, last.saturating_sub(1)].map(|cell| {
-        let inside = (sample + CELL_PADDING).wrapping_sub(cell * CELL_STRIDE);
-        let weight = if inside < CELL_WINDOW && cell < NUM_CELLS { (half - (inside as f32 + 0.5 - half).abs()) / half } else { 0.0 };
-        (cell.min(NUM_CELLS - 1), weight)
+fn cells(rules: Rules, sample: usize) -> [(usize, f32); 2] {
+    let (window, padding) = rules.cell_window();
+    let half = window as f32 / 2.0;
+    let last = (sample + padding) / CELL_STRIDE;
+    let triangle = |inside: usize| (half - (inside as f32 + 0.5 - half).abs()) / half;
+    [Some(last), last.checked_sub(1)].map(|cell| match cell {
+        Some(cell) if cell < NUM_CELLS && sample + padding - cell * CELL_STRIDE < window => {
+            (cell, triangle(sample + padding - cell * CELL_STRIDE))
+        }
+        _ => (0, 0.0),
     })
 }
 
@@ -206,7 +242,7 @@ mod tests {
 
     fn picture(gray: impl Fn(f32, f32) -> f32) -> Picture {
         let pixels = (0..35 * 35).map(|i| gray((i / 35) as f32, (i % 35) as f32)).collect();
-        Picture { side: 35, pixels }
+        Picture { rules: Rules::V09, side: 35, pixels }
     }
 
     #[test]
@@ -229,7 +265,7 @@ mod tests {
             let ramp = picture(|row, column| 0.5 + 0.01 * (cos * column + sin * row));
             let frame = Frame { x: 17.0, y: 17.0, scale: 9.0, angle: 0.0 }.oriented(&ramp);
             let mut descriptor = vec![0.0; NUM_CHANNELS];
-            describe(&ramp.patch(&frame, PATCH_SIDE), &mut descriptor);
+            ramp.describe(&frame, &mut descriptor);
             found.push(descriptor);
         }
         let gap = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
@@ -237,25 +273,28 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_have_unit_length_and_constant_pictures_are_finite() {
-        for gray in [0.0, 0.3, 1.0] {
-            let constant = picture(|_, _| gray);
+    fn a_flat_patch_is_zero_by_the_new_rules_and_of_unit_length_by_the_old() {
+        for (rules, expected) in [(Rules::V08, 1.0), (Rules::V09, 0.0)] {
+            let constant = Picture { rules, ..picture(|_, _| 0.3) };
             let frame = Frame { x: 1.0, y: 34.0, scale: 9.0, angle: 0.0 }.oriented(&constant);
-            let mut descriptor = vec![0.0; NUM_CHANNELS];
-            describe(&constant.patch(&frame, PATCH_SIDE), &mut descriptor);
+            let mut descriptor = vec![f32::NAN; NUM_CHANNELS];
+            constant.describe(&frame, &mut descriptor);
             let length: f32 = descriptor.iter().map(|value| value * value).sum();
-            assert!((length - 1.0).abs() < 1e-5, "{length}");
+            assert!((length - expected).abs() < 1e-5, "{rules:?}: {length}");
         }
     }
 
     #[test]
     fn every_sample_is_pooled_by_triangles_ten_samples_apart() {
-        for sample in 0..PATCH_SIDE {
-            for cell in 0..NUM_CELLS {
-                let found: f32 = cells(sample).iter().filter(|(c, _)| *c == cell).map(|(_, weight)| weight).sum();
-                let center = 10.0 * cell as f32 + 3.5;
-                let expected = (1.0 - (sample as f32 - center).abs() / 8.0).max(0.0);
-                assert!((found - expected).abs() < 1e-6, "sample {sample}, cell {cell}: {found} and {expected}");
+        for (rules, first, half) in [(Rules::V08, 3.5, 8.0), (Rules::V09, 5.0, 8.5)] {
+            for sample in 0..PATCH_SIDE {
+                for cell in 0..NUM_CELLS {
+                    let all = cells(rules, sample);
+                    let found: f32 = all.iter().filter(|(c, _)| *c == cell).map(|(_, weight)| weight).sum();
+                    let center = 10.0 * cell as f32 + first;
+                    let expected = (1.0 - (sample as f32 - center).abs() / half).max(0.0);
+                    assert!((found - expected).abs() < 1e-6, "sample {sample}, cell {cell}: {found} and {expected}");
+                }
             }
         }
     }
