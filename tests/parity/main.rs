@@ -5,6 +5,7 @@
 
 mod case;
 mod compare;
+mod further_encoders;
 mod inputs;
 mod jit;
 mod mean_flow;
@@ -27,11 +28,13 @@ use std::path::{Path, PathBuf};
 type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
-const FAMILIES: [(&str, Runner); 9] = [
+const FAMILIES: [(&str, Runner); 11] = [
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_hog", inputs::encoder_hog),
+    ("encoder_sam2", further_encoders::sam2),
     ("encoder_sift_kornia", sift::kornia),
     ("encoder_sift_opencv", sift::opencv),
+    ("encoder_vgg", further_encoders::vgg),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
     ("samplers_", samplers::samplers),
