@@ -69,7 +69,7 @@ impl Plan {
         DatasetContext { image_size: self.recipe.image_size, seed: self.recipe.seed }
     }
 
-    /// Hash of everything that decides the run's numbers: the recipe without logging, loader threads and the folder
+    /// Hash of everything that decides the run's numbers: the recipe without logging, loader threads, feature cache and the folder
     /// of published weights.
     ///
     /// Where the learning rate does not depend on the number of steps, neither does the hash: a run can be extended.
@@ -79,7 +79,7 @@ impl Plan {
     pub fn digest(&self) -> Result<String> {
         let mut value = serde_yaml::to_value(&self.recipe).context("cannot write the recipe")?;
         if let Some(map) = value.as_mapping_mut() {
-            for key in ["log", "loader", "weights_dir"] {
+            for key in ["log", "loader", "cache", "weights_dir"] {
                 map.remove(key);
             }
         }

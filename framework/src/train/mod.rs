@@ -4,7 +4,10 @@
 
 mod alignment;
 mod assembly;
+mod cache_choice;
 mod ema;
+mod feature_cache;
+mod feature_file;
 mod flat;
 mod model;
 mod optimizer;
@@ -14,7 +17,9 @@ mod trainer;
 
 pub use alignment::{Alignment, AlignmentLosses, Term};
 pub use assembly::Assembly;
+pub use cache_choice::CacheChoice;
 pub use ema::Ema;
+pub use feature_cache::{FeatureCache, Store};
 pub(crate) use flat::{flat_gradients, flat_parameters, with_flat};
 pub use model::{TrainModel, build_model};
 pub use optimizer::{Gradients, Optimizer, OptimizerSettings};

@@ -40,6 +40,9 @@ pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut d
     let mut trainer = Trainer::new(plan)?;
     fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run folder `{}`", run_dir.display()))?;
     let _lock = lock(run_dir)?;
+    for note in trainer.assembly.keep_features(plan, run_dir)? {
+        sink.event(&Event::Warning(note));
+    }
     let resumed_from = resume(&mut trainer, plan, run_dir, sink)?;
     describe(plan, layered, &trainer, run_dir)?;
     let mut log = RunLog::open(run_dir, Some(trainer.step))?;
@@ -81,6 +84,9 @@ impl Session<'_> {
                 Ok(stats) => stats,
                 Err(problem) => return Err(self.rescue(trainer, unread, problem)),
             };
+            for problem in trainer.assembly.caches.iter().flatten().flat_map(|cache| cache.problems()) {
+                self.sink.event(&Event::Warning(problem));
+            }
             let (step, is_last) = (trainer.step, trainer.step == self.total_steps);
             // Read once a round: a stop that comes later is the next round's, which saves before it ends.
             let is_stopping = stop.load(Ordering::Relaxed);
