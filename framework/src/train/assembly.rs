@@ -103,7 +103,12 @@ impl Assembly {
         images: &Tensor<4>,
         batch: &Batch,
     ) -> Result<Tensor<3>> {
-        let encode = || Ok(encoder.encode(images.clone())?.tokens);
+        // Flat and back makes the values adjacent, as those of a cache are: sums over them go in the order of memory.
+        let encode = || {
+            let tokens = encoder.encode(images.clone())?.tokens;
+            let [batch, count, channels] = tokens.dims();
+            Ok(tokens.reshape([batch * count * channels]).reshape([batch, count, channels]))
+        };
         match self.caches.get(term).and_then(|caches| caches.get(encoder_idx)) {
             Some(cache) => cache.features(&batch.indices, &self.device, encode),
             None => encode(),
