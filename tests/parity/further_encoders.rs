@@ -1,4 +1,4 @@
-//! Encoders that are networks and no plain vision transformers: SAM 2's trunk, VGG.
+//! Encoders that are networks and no plain vision transformers: SAM, SAM 2's trunk, VGG.
 
 use super::case::{Case, count};
 use super::compare::Comparison;
@@ -7,6 +7,7 @@ use realign::burn::tensor::{Device, Tensor};
 use realign::nn::ParamBuilder;
 use realign::plugin::Encoder;
 use realign::weights::parameters;
+use realign_plugins::encoders::sam::{self, ImageEncoder, SamSizes};
 use realign_plugins::encoders::sam2::{self, Hiera, HieraSizes};
 use realign_plugins::encoders::vgg::{self, Vgg, VggFeatures, VggSize};
 use serde_json::Value;
@@ -53,6 +54,36 @@ fn hiera_sizes(config: &Value) -> Result<HieraSizes> {
         mlp_ratio: config["mlp_ratio"].as_f64().context("config.backbone.mlp_ratio is missing")?,
         patch: [square("patch_kernel_size")?, square("patch_stride")?, square("patch_padding")?],
     })
+}
+
+/// The map behind SAM's neck, and its tokens on half the grid, from pixels; every `in.pixels.<i>`.
+pub fn sam(case: &Case, device: &Device, found: &mut Comparison) -> Result<()> {
+    let config = &case.config;
+    let sizes = SamSizes {
+        hidden_size: config.size("hidden_size")?,
+        depth: config.size("num_hidden_layers")?,
+        heads: config.size("num_attention_heads")?,
+        mlp_size: config.size("mlp_dim")?,
+        image_size: config.size("image_size")?,
+        patch_size: config.size("patch_size")?,
+        window: config.size("window_size")?,
+        global_blocks: config.list("global_attn_indexes").iter().map(count).collect::<Result<_>>()?,
+        channels: config.size("output_channels")?,
+        has_positions: config.flag("use_abs_pos"),
+        has_places: config.flag("use_rel_pos"),
+    };
+    let network = ImageEncoder::new(&sizes, &ParamBuilder::new(device, 0))?;
+    let dict = sam::layout().import(&case.params("param."), &parameters(&network))?;
+    let network = realign::weights::load_state_dict(network, dict)?;
+    for i in case.names("in.pixels.") {
+        let map = network.forward(case.tensor(&format!("in.pixels.{i}"), device)?);
+        if case.has(&format!("out.{i}.patch_resized")) {
+            let tokens = sam::tokens(map.clone(), [sizes.image_size / 2 / 16; 2]);
+            found.forward(case, &format!("out.{i}.patch_resized"), tokens)?;
+        }
+        found.forward(case, &format!("out.{i}.last_hidden_state"), map)?;
+    }
+    Ok(())
 }
 
 /// Preprocessed pictures and tokens behind the fourth pooling.

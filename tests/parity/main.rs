@@ -28,10 +28,11 @@ use std::path::{Path, PathBuf};
 type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
-const FAMILIES: [(&str, Runner); 11] = [
+const FAMILIES: [(&str, Runner); 12] = [
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_hog", inputs::encoder_hog),
     ("encoder_sam2", further_encoders::sam2),
+    ("encoder_sam", further_encoders::sam),
     ("encoder_sift_kornia", sift::kornia),
     ("encoder_sift_opencv", sift::opencv),
     ("encoder_vgg", further_encoders::vgg),

@@ -6,6 +6,7 @@ pub mod hog;
 mod network_input;
 mod oriented_gradients;
 mod resized_planes;
+pub mod sam;
 pub mod sam2;
 pub mod sift;
 pub mod vgg;
