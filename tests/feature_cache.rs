@@ -39,8 +39,7 @@ const SMALL: [&str; 20] = [
     "loader.num_workers=1",
     "seed=3",
 ];
-const ENCODERS: [&str; 3] =
-    ["{type: hog}", "{type: sift, variant: opencv}", "{type: vgg, weights: random, seed: 5}"];
+const ENCODERS: [&str; 3] = ["{type: hog}", "{type: sift, variant: opencv}", "{type: vgg, weights: random, seed: 5}"];
 
 /// What a run said and measured.
 #[derive(Debug, Default)]
@@ -110,7 +109,11 @@ fn losses_are_the_same_bits_with_and_without_cache() {
                 let kept = train(&desk, &name, 12, &settings(device, encoder, &format!("{{features: {storage}}}")));
                 assert_eq!(kept.losses, whole.losses, "{device}, {encoder}, {storage}");
                 assert_eq!(kept.warnings, [""; 0], "{device}, {encoder}, {storage}");
-                assert_eq!(desk.path(&name).join("features").exists(), !["memory", "auto"].contains(&storage), "{storage}");
+                assert_eq!(
+                    desk.path(&name).join("features").exists(),
+                    !["memory", "auto"].contains(&storage),
+                    "{storage}"
+                );
             }
         }
     }

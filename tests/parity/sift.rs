@@ -30,7 +30,8 @@ pub fn kornia(case: &Case, device: &Device, found: &mut Comparison) -> Result<()
             found.values_within(case, &format!("out.{i}.patch_upright"), &upright, |_| (0.0, UPRIGHT_ATOL))?;
         }
         let [batch, _, height, width] = case.shape::<4>(&format!("in.{i}.raw"))?;
-        let pixels: Vec<f32> = case.recorded(&format!("in.{i}.raw"))?.values.iter().map(|value| *value as f32).collect();
+        let pixels: Vec<f32> =
+            case.recorded(&format!("in.{i}.raw"))?.values.iter().map(|value| *value as f32).collect();
         let rules = if is_old(case) { Rules::V08 } else { Rules::V09 };
         let pictures = pixels.chunks_exact(3 * height * width);
         let pictures: Vec<_> = pictures.map(|planes| Picture::new(rules, planes, height, width, resolution)).collect();
@@ -71,7 +72,14 @@ pub fn opencv(case: &Case, device: &Device, found: &mut Comparison) -> Result<()
     Ok(())
 }
 
-fn encode(case: &Case, item: usize, resolution: usize, variant: &str, upright: bool, device: &Device) -> Result<Vec<f64>> {
+fn encode(
+    case: &Case,
+    item: usize,
+    resolution: usize,
+    variant: &str,
+    upright: bool,
+    device: &Device,
+) -> Result<Vec<f64>> {
     let config = json!({ "type": "sift", "variant": variant, "step": STEP, "upright": upright });
     let config: Box<dyn EncoderConfig> = serde_json::from_value(config)?;
     let backbone_grid = PatchGrid::new(resolution.div_ceil(STEP), resolution.div_ceil(STEP));

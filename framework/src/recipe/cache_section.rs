@@ -47,7 +47,10 @@ pub enum FeatureStorage {
 impl CacheSection {
     pub(super) fn validate(&self, flip: f64, check: &mut Check<'_>) {
         if matches!(self.features, FeatureStorage::Memory | FeatureStorage::Disk) && flip > 0.0 {
-            check.bad("features", format!("mirrored pictures have other features; set `flip: 0` (it is `{flip}`) or `off`"));
+            check.bad(
+                "features",
+                format!("mirrored pictures have other features; set `flip: 0` (it is `{flip}`) or `off`"),
+            );
         }
         if self.dir.is_some() && matches!(self.features, FeatureStorage::Memory | FeatureStorage::Off) {
             check.bad("dir", "is used by `features: disk` and `auto` only; remove it");

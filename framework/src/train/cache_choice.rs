@@ -49,9 +49,10 @@ impl CacheChoice {
             FeatureStorage::Auto if bytes > section.max_disk_bytes => {
                 (FeatureStorage::Off, "they exceed cache.max_memory_bytes and cache.max_disk_bytes")
             }
-            FeatureStorage::Auto if dataset.digest().is_none() => {
-                (FeatureStorage::Off, "they exceed cache.max_memory_bytes, and this data set cannot be told from others")
-            }
+            FeatureStorage::Auto if dataset.digest().is_none() => (
+                FeatureStorage::Off,
+                "they exceed cache.max_memory_bytes, and this data set cannot be told from others",
+            ),
             FeatureStorage::Auto | FeatureStorage::Disk => (FeatureStorage::Disk, ""),
             FeatureStorage::Memory => (FeatureStorage::Memory, ""),
         };
@@ -62,24 +63,36 @@ impl CacheChoice {
     ///
     /// # Errors
     /// The recipe asks for a disk, and that cannot be had.
-    pub fn open(self, plan: &Plan, dataset: &dyn Dataset, device: &Device, run_dir: &Path) -> Result<(Vec<Vec<FeatureCache>>, Vec<String>)> {
+    pub fn open(
+        self,
+        plan: &Plan,
+        dataset: &dyn Dataset,
+        device: &Device,
+        run_dir: &Path,
+    ) -> Result<(Vec<Vec<FeatureCache>>, Vec<String>)> {
         let is_strict = plan.recipe.cache.features == FeatureStorage::Auto;
         let folder = plan.recipe.cache.dir.clone().unwrap_or_else(|| run_dir.join("features"));
         let mut notes = vec![];
         let mut open = |encoder: &dyn EncoderConfig, spec: &EncoderSpec| {
             let store = match self.storage {
-                FeatureStorage::Disk => self.file(&key(plan, dataset, device, encoder, spec)?, encoder, spec, &folder, &mut notes)?,
+                FeatureStorage::Disk => {
+                    self.file(&key(plan, dataset, device, encoder, spec)?, encoder, spec, &folder, &mut notes)?
+                }
                 _ => Store::memory(self.num_examples),
             };
             Ok(FeatureCache::new(store, [spec.grid.tokens(), spec.channels], is_strict))
         };
         let terms = plan.recipe.alignment.iter().zip(&plan.encoders).filter(|_| self.storage != FeatureStorage::Off);
         let caches: Result<Vec<Vec<FeatureCache>>> = terms
-            .map(|(term, specs)| term.encoders.iter().zip(specs).map(|(encoder, spec)| open(&**encoder, spec)).collect())
+            .map(|(term, specs)| {
+                term.encoders.iter().zip(specs).map(|(encoder, spec)| open(&**encoder, spec)).collect()
+            })
             .collect();
         match caches {
             Ok(caches) => Ok((caches, notes)),
-            Err(problem) if is_strict => Ok((vec![], vec![format!("{problem:#}; the run goes on without feature cache")])),
+            Err(problem) if is_strict => {
+                Ok((vec![], vec![format!("{problem:#}; the run goes on without feature cache")]))
+            }
             Err(problem) => Err(problem.context("cache.features")),
         }
     }
@@ -123,7 +136,8 @@ fn key(
     spec: &EncoderSpec,
 ) -> Result<Value> {
     let digest = dataset.digest();
-    let data = digest.context("this data set cannot be told from others, so its features are not kept on disk; use `memory`")?;
+    let data = digest
+        .context("this data set cannot be told from others, so its features are not kept on disk; use `memory`")?;
     let weights = spec.weights.iter().map(|file| sha256(&file.path)).collect::<Result<Vec<_>>>()?;
     let (device, ctx) = (ops::describe(device), plan.encoder_context());
     Ok(json!({

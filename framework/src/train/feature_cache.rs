@@ -146,12 +146,15 @@ impl State {
         let is_rounding = gap <= MAX_ROUNDING && known.len() == computed.len();
         let found = format!("cached features differ from the encoder's by {gap:.1e} of the largest");
         match (is_rounding, is_strict) {
-            (true, false) => self.problems.push(format!("{found}: losses differ in their last digits from a run without cache")),
+            (true, false) => {
+                self.problems.push(format!("{found}: losses differ in their last digits from a run without cache"))
+            }
             (true, true) => self.end(format!(
                 "{found}: on this device they depend on the batch; the run goes on without feature cache, as it began. \
                  Set `cache.features` to `memory` or `disk` to accept the difference"
             )),
-            (false, _) => self.end(format!("{found}, more than rounding; the run goes on without feature cache; remove its folder")),
+            (false, _) => self
+                .end(format!("{found}, more than rounding; the run goes on without feature cache; remove its folder")),
         }
     }
 
@@ -174,7 +177,8 @@ mod tests {
 
     /// Features that tell their example, moved by `offset`.
     fn encoded(indices: &[usize], offset: f32) -> Tensor<3> {
-        let values: Vec<f32> = indices.iter().flat_map(|&i| (0..15).map(move |k| (i * 100 + k) as f32 + offset)).collect();
+        let values: Vec<f32> =
+            indices.iter().flat_map(|&i| (0..15).map(move |k| (i * 100 + k) as f32 + offset)).collect();
         Tensor::from_data(TensorData::new(values, [indices.len(), 3, 5]), &Device::flex())
     }
 

@@ -14,7 +14,11 @@ pub const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225
 /// The pictures do not come apart in tokens of 16 pixels.
 pub fn token_grid(name: &str, ctx: &EncoderContext) -> Result<PatchGrid> {
     if ctx.image_size < 256 {
-        ensure!(ctx.backbone_grid.tokens() > 0, "encoder `{name}`: the backbone's grid `{}` is empty", ctx.backbone_grid);
+        ensure!(
+            ctx.backbone_grid.tokens() > 0,
+            "encoder `{name}`: the backbone's grid `{}` is empty",
+            ctx.backbone_grid
+        );
         return Ok(ctx.backbone_grid);
     }
     ensure!(

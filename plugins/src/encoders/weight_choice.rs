@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use realign::burn::module::Module;
 use realign::plugin::encoder::WeightFile;
-use realign::weights::KeyMap;
+use realign::weights::{KeyMap, parameters};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,16 @@ impl From<WeightChoice> for String {
             WeightChoice::File(path) => path.to_string_lossy().into_owned(),
         }
     }
+}
+
+/// What `explain` says of a network: its size, and in capitals where it was never trained.
+pub fn notes<M: Module>(network: &M, choice: Option<&WeightChoice>, seed: u64) -> Vec<String> {
+    let count: usize = parameters(network).iter().map(|param| param.shape.iter().product::<usize>()).sum();
+    let mut notes = vec![format!("{count} parameters")];
+    if choice == Some(&WeightChoice::Random) {
+        notes.push(format!("RANDOM WEIGHTS, drawn with seed {seed}: its features were never trained"));
+    }
+    notes
 }
 
 /// A published file: its name on disk and its address.

@@ -45,11 +45,13 @@ impl RelativeAttention {
         let (heads, head_dim, tokens) = (self.heads, channels / self.heads, side * side);
         let qkv = self.qkv.forward(windows).reshape([count, tokens, 3, heads, head_dim]);
         let qkv = qkv.permute([2, 0, 3, 1, 4]).reshape([3, count * heads, tokens, head_dim]);
-        let tables = [&self.rel_pos_h, &self.rel_pos_w].map(|table| table.as_ref().map(|table| by_pair(table.val(), side)));
+        let tables =
+            [&self.rel_pos_h, &self.rel_pos_w].map(|table| table.as_ref().map(|table| by_pair(table.val(), side)));
         let at_once = (MAX_SCORES / (tokens * tokens)).max(1);
         let attend = |first: usize| {
             let many = at_once.min(count * heads - first);
-            let [q, k, v] = [0, 1, 2].map(|part| qkv.clone().narrow(0, part, 1).narrow(1, first, many).squeeze_dim::<3>(0));
+            let [q, k, v] =
+                [0, 1, 2].map(|part| qkv.clone().narrow(0, part, 1).narrow(1, first, many).squeeze_dim::<3>(0));
             let scores = (q.clone() / (head_dim as f64).sqrt()).matmul(k.swap_dims(1, 2)); // [many, tokens, tokens]
             softmax(with_places(scores, q, &tables, side), 2).matmul(v)
         };
@@ -64,7 +66,8 @@ impl RelativeAttention {
 /// # Shapes
 /// * `table`: `[2 · side − 1, head_dim]`; result: `[side, head_dim, side]`: query, channel, key
 fn by_pair(table: Tensor<2>, side: usize) -> Tensor<3> {
-    let rows: Vec<i64> = (0..side).flat_map(|query| (0..side).map(move |key| (query + side - 1 - key) as i64)).collect();
+    let rows: Vec<i64> =
+        (0..side).flat_map(|query| (0..side).map(move |key| (query + side - 1 - key) as i64)).collect();
     let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [side * side]), &table.device());
     let [_, head_dim] = table.dims();
     table.select(0, rows).reshape([side, side, head_dim]).swap_dims(1, 2)

@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::network_input::{IMAGENET, network_input, token_grid};
-use super::super::weight_choice::{PublishedFile, WeightChoice};
+use super::super::weight_choice::{PublishedFile, WeightChoice, notes};
 use super::network::{ImageEncoder, SamSizes};
 
 /// `sam`: 256 channels behind the neck of SAM's image encoder. It sees every picture at 1024 pixels, which is slow.
@@ -69,9 +69,18 @@ impl SamSize {
 
     fn file(self) -> PublishedFile {
         let (name, url) = match self {
-            Self::B => ("sam-vit-base.safetensors", "https://huggingface.co/facebook/sam-vit-base/resolve/main/model.safetensors"),
-            Self::L => ("sam-vit-large.safetensors", "https://huggingface.co/facebook/sam-vit-large/resolve/main/model.safetensors"),
-            Self::H => ("sam-vit-huge.safetensors", "https://huggingface.co/facebook/sam-vit-huge/resolve/main/model.safetensors"),
+            Self::B => (
+                "sam-vit-base.safetensors",
+                "https://huggingface.co/facebook/sam-vit-base/resolve/main/model.safetensors",
+            ),
+            Self::L => (
+                "sam-vit-large.safetensors",
+                "https://huggingface.co/facebook/sam-vit-large/resolve/main/model.safetensors",
+            ),
+            Self::H => (
+                "sam-vit-huge.safetensors",
+                "https://huggingface.co/facebook/sam-vit-huge/resolve/main/model.safetensors",
+            ),
         };
         PublishedFile { name, url }
     }
@@ -107,6 +116,11 @@ impl EncoderConfig for SamConfig {
         let grid = [grid.rows, grid.columns];
         Ok(Box::new(Sam { network: network.context("encoder `sam`")?, image_size: sizes.image_size, grid }))
     }
+
+    fn notes(&self, _ctx: &EncoderContext) -> Result<Vec<String>> {
+        let network = ImageEncoder::new(&self.size.sizes(), &ParamBuilder::new(&Device::flex(), self.seed))?;
+        Ok(notes(&network, self.weights.as_ref(), self.seed))
+    }
 }
 
 realign::register!(EncoderConfig as "encoder": SamConfig);
@@ -134,4 +148,56 @@ pub fn tokens(map: Tensor<4>, grid: [usize; 2]) -> Tensor<3> {
     let map = Resampling::Bilinear.resize(map, grid).permute([0, 2, 3, 1]);
     let [batch, rows, columns, channels] = map.dims();
     map.reshape([batch, rows * columns, channels])
+}
+
+#[cfg(test)]
+mod tests {
+    use realign::weights::{StateDict, parameters, state_dict};
+
+    use super::*;
+
+    #[test]
+    fn published_sizes_have_as_many_parameters_as_those_of_transformers() {
+        let counts = [SamSize::B, SamSize::L, SamSize::H].map(|size| {
+            let network = ImageEncoder::new(&size.sizes(), &ParamBuilder::new(&Device::flex(), 0)).unwrap();
+            parameters(&network).iter().map(|param| param.shape.iter().product::<usize>()).sum::<usize>()
+        });
+        assert_eq!(counts, [89_670_912, 308_278_272, 637_026_048]);
+        assert_eq!(SamSize::L.sizes().global_blocks, [5, 11, 17, 23]);
+    }
+
+    #[test]
+    fn the_layout_of_the_authors_is_read_too() {
+        let sizes = SamSizes {
+            hidden_size: 6,
+            depth: 2,
+            heads: 2,
+            mlp_size: 5,
+            image_size: 32,
+            global_blocks: vec![1],
+            ..SamSize::B.sizes()
+        };
+        let network = ImageEncoder::new(&sizes, &ParamBuilder::new(&Device::flex(), 3)).unwrap();
+        let ours = state_dict(&network);
+        let renames = [
+            ("neck.conv1", "neck.0"),
+            ("neck.layer_norm1", "neck.1"),
+            ("neck.conv2", "neck.2"),
+            ("neck.layer_norm2", "neck.3"),
+            ("projection", "proj"),
+            ("layers.", "blocks."),
+            ("layer_norm", "norm"),
+        ];
+        let name =
+            |name: &str| renames.iter().fold(name.to_string(), |name, (ours, theirs)| name.replace(ours, theirs));
+        let published: StateDict =
+            ours.iter().map(|(ours, tensor)| (format!("image_encoder.{}", name(ours)), tensor.clone())).collect();
+        assert_eq!(layout().import(&published, &parameters(&network)).unwrap(), ours);
+    }
+
+    #[test]
+    fn a_map_is_reduced_to_the_grid() {
+        let map = Tensor::<4>::ones([2, 3, 8, 8], &Device::flex());
+        assert_eq!(tokens(map, [5, 7]).dims(), [2, 35, 3]);
+    }
 }

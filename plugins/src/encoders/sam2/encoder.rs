@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::network_input::{IMAGENET, network_input, token_grid};
-use super::super::weight_choice::{PublishedFile, WeightChoice};
+use super::super::weight_choice::{PublishedFile, WeightChoice, notes};
 use super::hiera::{Hiera, HieraSizes};
 
 /// `sam2`: the last map of SAM 2's image trunk, without its neck. Pictures are doubled in size first.
@@ -66,9 +66,18 @@ impl Sam2Size {
 
     fn file(self) -> PublishedFile {
         let (name, url) = match self {
-            Self::S => ("sam2-hiera-small.safetensors", "https://huggingface.co/facebook/sam2-hiera-small/resolve/main/model.safetensors"),
-            Self::B => ("sam2-hiera-base-plus.safetensors", "https://huggingface.co/facebook/sam2-hiera-base-plus/resolve/main/model.safetensors"),
-            Self::L => ("sam2-hiera-large.safetensors", "https://huggingface.co/facebook/sam2-hiera-large/resolve/main/model.safetensors"),
+            Self::S => (
+                "sam2-hiera-small.safetensors",
+                "https://huggingface.co/facebook/sam2-hiera-small/resolve/main/model.safetensors",
+            ),
+            Self::B => (
+                "sam2-hiera-base-plus.safetensors",
+                "https://huggingface.co/facebook/sam2-hiera-base-plus/resolve/main/model.safetensors",
+            ),
+            Self::L => (
+                "sam2-hiera-large.safetensors",
+                "https://huggingface.co/facebook/sam2-hiera-large/resolve/main/model.safetensors",
+            ),
         };
         PublishedFile { name, url }
     }
@@ -104,6 +113,11 @@ impl EncoderConfig for Sam2Config {
         let trunk = self.size.file().fill(trunk, &layout(), self.weights.as_ref(), &ctx.weights_dir);
         Ok(Box::new(Sam2::new(trunk.context("encoder `sam2`")?, &sizes, grid)))
     }
+
+    fn notes(&self, _ctx: &EncoderContext) -> Result<Vec<String>> {
+        let network = Hiera::new(&self.size.sizes(), &ParamBuilder::new(&Device::flex(), self.seed))?;
+        Ok(notes(&network, self.weights.as_ref(), self.seed))
+    }
 }
 
 realign::register!(EncoderConfig as "encoder": Sam2Config);
@@ -128,5 +142,107 @@ impl Encoder for Sam2 {
         let map = self.trunk.forward(pixels);
         let [batch, rows, columns, channels] = map.dims();
         Ok(Features { tokens: map.reshape([batch, rows * columns, channels]), class_token: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use realign::weights::{StateDict, parameters, state_dict, to_host};
+
+    use super::*;
+
+    fn context(image_size: usize, backbone_grid: PatchGrid) -> EncoderContext {
+        EncoderContext { image_size, backbone_grid, weights_dir: "weights".into() }
+    }
+
+    fn small() -> HieraSizes {
+        HieraSizes {
+            widths: vec![6, 10],
+            heads: vec![1, 2],
+            blocks: vec![1, 2],
+            windows: vec![8, 4],
+            global_blocks: vec![2],
+            num_pooled_stages: 1,
+            background: [3, 5],
+            mlp_ratio: 1.5,
+            patch: [7, 4, 3],
+        }
+    }
+
+    #[test]
+    fn published_sizes_have_as_many_parameters_as_those_of_transformers() {
+        let counts = [Sam2Size::S, Sam2Size::B, Sam2Size::L].map(|size| {
+            let trunk = Hiera::new(&size.sizes(), &ParamBuilder::new(&Device::flex(), 0)).unwrap();
+            parameters(&trunk).iter().map(|param| param.shape.iter().product::<usize>()).sum::<usize>()
+        });
+        assert_eq!(counts, [33_947_328, 68_675_712, 212_149_296]);
+    }
+
+    #[test]
+    fn tokens_lie_one_for_16_pixels_and_on_the_backbones_grid_below_256() {
+        let spec = |side, grid| Sam2Config::default().spec(&context(side, grid)).unwrap();
+        assert_eq!(spec(512, PatchGrid::new(3, 3)).grid, PatchGrid::new(32, 32));
+        assert_eq!(
+            (spec(64, PatchGrid::new(5, 7)).grid, spec(64, PatchGrid::new(5, 7)).channels),
+            (PatchGrid::new(5, 7), 768)
+        );
+        assert!(Sam2Config::default().spec(&context(300, PatchGrid::new(3, 3))).is_err());
+    }
+
+    #[test]
+    fn random_weights_need_no_file_and_are_labeled() {
+        let config = Sam2Config { weights: Some(WeightChoice::Random), ..Default::default() };
+        let ctx = context(256, PatchGrid::new(16, 16));
+        assert!(config.spec(&ctx).unwrap().weights.is_empty());
+        assert!(config.notes(&ctx).unwrap()[1].starts_with("RANDOM WEIGHTS"));
+        let published = Sam2Config::default().spec(&ctx).unwrap().weights;
+        assert!(published[0].command.contains("sam2-hiera-small/resolve/main/model.safetensors"));
+        assert_eq!(Sam2Config::default().notes(&ctx).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn pictures_of_any_size_give_the_grid() {
+        let trunk = Hiera::new(&small(), &ParamBuilder::new(&Device::flex(), 3)).unwrap();
+        let encoder = Sam2::new(trunk, &small(), PatchGrid::new(4, 8));
+        let tokens = encoder.encode(Tensor::ones([2, 3, 21, 33], &Device::flex()) * 90.0).unwrap().tokens;
+        assert_eq!(tokens.dims(), [2, 32, 10]);
+        assert!(encoder.encode(Tensor::ones([2, 1, 21, 33], &Device::flex())).is_err());
+    }
+
+    #[test]
+    fn both_published_layouts_are_read() {
+        let trunk = Hiera::new(&small(), &ParamBuilder::new(&Device::flex(), 3)).unwrap();
+        let ours = state_dict(&trunk);
+        let named = |prefix: &str, renames: &[(&str, &str)]| -> StateDict {
+            let name =
+                |name: &str| renames.iter().fold(name.to_string(), |name, (ours, theirs)| name.replace(ours, theirs));
+            ours.iter().map(|(ours, tensor)| (format!("{prefix}{}", name(ours)), tensor.clone())).collect()
+        };
+        let meta = [
+            ("projection", "proj"),
+            ("layer_norm", "norm"),
+            ("mlp.proj_in", "mlp.layers.0"),
+            ("mlp.proj_out", "mlp.layers.1"),
+        ];
+        for mut published in [named("vision_encoder.backbone.", &[]), named("model.image_encoder.trunk.", &meta)] {
+            let elsewhere = published.values().next().unwrap().clone();
+            published.insert("memory_encoder.weight".into(), elsewhere);
+            assert_eq!(layout().import(&published, &parameters(&trunk)).unwrap(), ours);
+        }
+        assert_eq!(ours["blocks.1.proj.weight"].shape, [10, 6]);
+        assert!(to_host(trunk.pos_embed.val()).iter().any(|value| *value != 0.0));
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        for sizes in [
+            HieraSizes { heads: vec![1], ..small() },
+            HieraSizes { heads: vec![1, 3], ..small() },
+            HieraSizes { windows: vec![7, 4], ..small() },
+            HieraSizes { widths: vec![6, 6], ..small() },
+            HieraSizes { background: [0, 3], ..small() },
+        ] {
+            assert!(Hiera::new(&sizes, &ParamBuilder::new(&Device::flex(), 3)).is_err(), "{sizes:?}");
+        }
     }
 }

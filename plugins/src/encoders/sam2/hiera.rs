@@ -80,7 +80,8 @@ impl HieraSizes {
             lengths[0] > 0 && lengths.iter().all(|length| *length == lengths[0]),
             "widths, heads, blocks and windows have {lengths:?} stages; they must have equally many"
         );
-        let has_zero = lengths[0] == 0 || self.heads.contains(&0) || self.windows.contains(&0) || self.blocks.contains(&0);
+        let has_zero =
+            lengths[0] == 0 || self.heads.contains(&0) || self.windows.contains(&0) || self.blocks.contains(&0);
         ensure!(!has_zero && !self.background.contains(&0) && self.patch[1] > 0, "{self:?}: sizes must be at least 1");
         for block in self.plan() {
             ensure!(
@@ -208,7 +209,10 @@ impl Block {
                 is_pooled,
             },
             layer_norm2: LayerNorm::new(&params.child("layer_norm2"), outputs, NORM_EPS),
-            mlp: Mlp { proj_in: linear("mlp.proj_in", outputs, hidden), proj_out: linear("mlp.proj_out", hidden, outputs) },
+            mlp: Mlp {
+                proj_in: linear("mlp.proj_in", outputs, hidden),
+                proj_out: linear("mlp.proj_out", hidden, outputs),
+            },
             proj: (inputs != outputs).then(|| linear("proj", inputs, outputs)),
             window,
             is_pooled,

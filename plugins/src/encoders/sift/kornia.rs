@@ -92,7 +92,8 @@ impl Picture {
     /// # Shapes
     /// * `planes`: `[3, height, width]`, RGB in 0..255
     pub fn new(rules: Rules, planes: &[f32], height: usize, width: usize, side: usize) -> Self {
-        let gray = |[red, green, blue]: [f32; 3]| 0.299 * (red / 255.0) + 0.587 * (green / 255.0) + 0.114 * (blue / 255.0);
+        let gray =
+            |[red, green, blue]: [f32; 3]| 0.299 * (red / 255.0) + 0.587 * (green / 255.0) + 0.114 * (blue / 255.0);
         Self { rules, side, pixels: join_planes(planes, [height, width], side, gray) }
     }
 

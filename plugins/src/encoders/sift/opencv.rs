@@ -123,7 +123,8 @@ fn blurred(picture: &[f32], side: usize) -> Vec<f32> {
     let mut blurred = vec![0.0; side * side];
     for row in 0..side {
         for column in 0..side {
-            let value = |(offset, weight): &(isize, f32)| weight * picture[row * side + mirrored(column as isize + offset)];
+            let value =
+                |(offset, weight): &(isize, f32)| weight * picture[row * side + mirrored(column as isize + offset)];
             lines[row * side + column] = kernel.iter().map(value).sum();
         }
     }
