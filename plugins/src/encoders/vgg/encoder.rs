@@ -38,13 +38,12 @@ pub struct VggConfig {
 
 /// Which layer list, up to the fourth pooling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum VggSize {
     /// VGG-16: ten convolutions.
     #[default]
-    #[serde(rename = "16")]
     Vgg16,
     /// VGG-19: twelve convolutions.
-    #[serde(rename = "19")]
     Vgg19,
 }
 
