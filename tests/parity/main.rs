@@ -5,10 +5,12 @@
 
 mod case;
 mod compare;
+mod further_encoders;
 mod inputs;
 mod jit;
 mod mean_flow;
 mod samplers;
+mod sift;
 mod sit;
 mod sit_parts;
 mod train_steps;
@@ -26,9 +28,14 @@ use std::path::{Path, PathBuf};
 type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
-const FAMILIES: [(&str, Runner); 7] = [
+const FAMILIES: [(&str, Runner); 12] = [
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_hog", inputs::encoder_hog),
+    ("encoder_sam2", further_encoders::sam2),
+    ("encoder_sam", further_encoders::sam),
+    ("encoder_sift_kornia", sift::kornia),
+    ("encoder_sift_opencv", sift::opencv),
+    ("encoder_vgg", further_encoders::vgg),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
     ("samplers_", samplers::samplers),

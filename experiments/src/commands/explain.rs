@@ -8,7 +8,7 @@ use clap::Args;
 use realign::burn::tensor::Device;
 use realign::plugin::ProjectorContext;
 use realign::recipe::{Job, Layered, Plan};
-use realign::train::build_model;
+use realign::train::{CacheChoice, build_model};
 use realign::weights::parameters;
 use serde::Serialize;
 use serde_yaml::Value;
@@ -172,6 +172,9 @@ impl Costs {
         )?;
         writeln!(out, "  peak memory             {:.2} GB (estimate)", self.memory_bytes / 1e9)?;
         writeln!(out, "  checkpoints on disk     {:.2} GB at most", self.disk_bytes / 1e9)?;
+        if let Ok(dataset) = plan.recipe.data.open(&plan.dataset_context()) {
+            writeln!(out, "  encoder features        {}", CacheChoice::new(plan, &*dataset))?;
+        }
         Ok(())
     }
 }

@@ -8,6 +8,7 @@
 //!   (`alignment: {0: {encoder: ...}}`), and `--set alignment.0.encoder.type=...` reaches into one.
 //! * Top-level keys that start with `x-` are ignored: a place for anchors. `<<: *anchor` works.
 
+mod cache_section;
 mod check;
 mod complaint;
 mod deserialize;
@@ -27,6 +28,7 @@ mod settings;
 mod text;
 mod yaml;
 
+pub use cache_section::{CacheSection, FeatureStorage};
 pub use check::Check;
 pub use layers::Layered;
 pub use missing::Missing;

@@ -80,6 +80,9 @@ pub fn run_loop(
     let run_dir = options.run_dir.as_path();
     fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run folder `{}`", run_dir.display()))?;
     let _lock = lock(run_dir)?;
+    for notice in trained.prepare(run_dir)? {
+        sink.event(&Event::Warning(notice));
+    }
     let resumed_from = resume(trained, frame, run_dir, sink)?;
     describe(frame, trained.about(), run_dir)?;
     let mut log = RunLog::open(run_dir, Some(trained.steps_done()))?;
@@ -121,6 +124,9 @@ impl Session<'_> {
                 Ok(stats) => stats,
                 Err(problem) => return Err(self.rescue(trained, unread, problem)),
             };
+            for notice in trained.notices() {
+                self.sink.event(&Event::Warning(notice));
+            }
             let (step, is_last) = (trained.steps_done(), trained.steps_done() == self.total_steps);
             // Read once a round: a stop that comes later is the next round's, which saves before it ends.
             let is_stopping = stop.load(Ordering::Relaxed);
