@@ -22,6 +22,7 @@ mod plan;
 mod profiles;
 mod resolved;
 mod schema;
+mod singular;
 mod text;
 mod yaml;
 
