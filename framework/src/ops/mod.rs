@@ -28,6 +28,7 @@ mod optimizer;
 mod residual;
 mod rms_norm;
 mod rope;
+mod rotate_halves;
 
 pub use activation::{gelu_tanh, silu, swiglu};
 pub use attention::{attention, attention_packed, unpack_heads};
@@ -42,3 +43,4 @@ pub use optimizer::{AdamWState, AdamWStep, adamw, global_norm, lerp};
 pub use residual::gated_residual;
 pub use rms_norm::{modulated_rms_norm, rms_norm};
 pub use rope::rotate_pairs;
+pub use rotate_halves::rotate_halves;
