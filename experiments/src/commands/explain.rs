@@ -31,6 +31,7 @@ impl Explain {
         values(&layered, &plan, out)?;
         let costs = Costs::new(&plan)?;
         costs.print(&plan, out)?;
+        encoders(&plan, out)?;
         if !plan.missing.is_empty() {
             writeln!(out, "\nmissing")?;
             for missing in &plan.missing {
@@ -49,6 +50,19 @@ fn values(layered: &Layered, plan: &Plan, out: &mut dyn Write) -> Result<()> {
     let (keys, texts) = (width(|leaf| leaf.0.len()), width(|leaf| leaf.1.len()));
     for (key, text) in &leaves {
         writeln!(out, "{key:keys$}  {text:texts$}  {}", layered.origin_of(key))?;
+    }
+    Ok(())
+}
+
+fn encoders(plan: &Plan, out: &mut dyn Write) -> Result<()> {
+    for (i, (term, specs)) in plan.recipe.alignment.iter().zip(&plan.encoders).enumerate() {
+        for (k, (encoder, spec)) in term.encoders.iter().zip(specs).enumerate() {
+            let name = (encoder.info().name)();
+            writeln!(out, "alignment.{i}.encoders.{k}: `{name}`, grid {}, {} channels", spec.grid, spec.channels)?;
+            for note in encoder.notes(&plan.encoder_context())? {
+                writeln!(out, "  {note}")?;
+            }
+        }
     }
     Ok(())
 }
