@@ -10,6 +10,8 @@
 #![allow(deprecated)] // burn marks its libtorch backend as deprecated; this module is the only one that names it
 
 mod activation;
+#[cfg(feature = "tch")]
+mod affine_layer_norm;
 mod attention;
 mod conv2d;
 mod cosine;
