@@ -1,5 +1,5 @@
 //! Frozen encoders, whose features are the target of alignment.
 
-pub mod dinov2;
 pub mod hog;
 mod oriented_gradients;
+pub mod vit;

@@ -44,14 +44,16 @@ impl EncoderArgs {
     /// A program cannot be started, or ends early.
     pub fn run(&self, out: &mut dyn Write) -> Result<()> {
         let threads = ops::num_threads();
-        let mut torch = TorchStep::start_script(&self.python, SCRIPT, &json!({"batch": self.batch, "threads": threads}))?;
+        let mut torch =
+            TorchStep::start_script(&self.python, SCRIPT, &json!({"batch": self.batch, "threads": threads}))?;
         let device = ops::open(DeviceChoice::Cpu)?;
         let config = json!({"type": "vit", "preset": "dinov2-vit-b", "weights": "random"});
         let config: Box<dyn EncoderConfig> = serde_json::from_value(config).context("encoder")?;
         let context =
             EncoderContext { image_size: SIDE, backbone_grid: PatchGrid::new(16, 16), weights_dir: "unread".into() };
         let encoder = Slot::<EncoderKind>::new(config.build(&context, &device)?);
-        let num_params: u64 = parameters(&encoder).iter().map(|param| param.shape.iter().product::<usize>() as u64).sum();
+        let num_params: u64 =
+            parameters(&encoder).iter().map(|param| param.shape.iter().product::<usize>() as u64).sum();
         ensure!(
             num_params == torch.num_params,
             "the networks differ: {num_params} parameters here, {} in PyTorch",
