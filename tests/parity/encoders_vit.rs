@@ -215,7 +215,8 @@ pub fn cradio(case: &Case, device: &Device, found: &mut Comparison) -> Result<()
 /// number in the input's name, `0.` or nothing.
 fn compared(case: &Case, keys: &Keys, device: &Device, found: &mut Comparison) -> Result<Vec<(String, Tokens)>> {
     let folder = tempfile::tempdir()?;
-    let recorded = with_all_biases(case.params("param."));
+    let mut recorded = with_all_biases(case.params("param."));
+    recorded.remove("summary_idxs"); // integers, which a file of weights has beside them
     let mut results = vec![];
     for (naming, dict) in [("recorded", recorded.clone()), ("published", published(case, recorded)?)] {
         let file = folder.path().join(naming).with_extension("safetensors");
@@ -338,7 +339,7 @@ pub fn preprocess(case: &Case, device: &Device, found: &mut Comparison) -> Resul
         let pixels = preprocessing.apply(case.tensor::<4>("in.raw", device)?, [side, side]);
         let shape: Vec<f64> = pixels.dims().iter().map(|size| *size as f64).collect();
         found.values(case, &format!("out.{name}.shape"), &shape)?;
-        let kept = Tensor::arange((0..side as i64).step_by(stride), device);
+        let kept = Tensor::arange_step(0..side as i64, stride, device);
         let pixels = pixels.select(2, kept.clone()).select(3, kept);
         found.forward(case, &format!("out.{name}.s{stride}"), pixels)?;
     }

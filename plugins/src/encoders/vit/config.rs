@@ -175,11 +175,12 @@ impl VitConfig {
         if let Some(key) = SIZES.into_iter().find(|key| !all.contains_key(key)) {
             bail!("`{key}` is missing; give it, or a `preset`");
         }
+        let architecture: Architecture = read(&all)?;
         let settings = Settings {
-            architecture: read(&all)?,
+            architecture,
             preprocessing: read(&all)?,
             cls_mixing: all.get("cls_mixing").map(|value| serde_yaml::from_value(value.clone())).transpose()?,
-            num_blocks: self.layer.unwrap_or(read::<Architecture>(&all)?.depth),
+            num_blocks: self.layer.unwrap_or(architecture.depth),
         };
         settings.check()?;
         Ok(settings)

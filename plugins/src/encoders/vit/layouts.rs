@@ -289,3 +289,190 @@ fn radio_hub() -> KeyMap {
 fn flat_patches(ours: &[usize]) -> Vec<usize> {
     vec![ours[0], ours[1..].iter().product()]
 }
+
+#[cfg(test)]
+mod tests {
+    use realign::weights::{state_dict, write_safetensors};
+    use serde_json::{Value, json};
+
+    use super::super::VitConfig;
+    use super::super::presets::{Preset, presets};
+    use super::*;
+
+    /// A preset at a reduced width and depth.
+    fn reduced(preset: &Preset, keys: Value) -> Architecture {
+        let mut all = json!({"preset": preset.name, "hidden_size": 8, "depth": 2, "num_heads": 2, "mlp_size": 6});
+        all.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        serde_json::from_value::<VitConfig>(all).unwrap().settings().unwrap().architecture
+    }
+
+    fn network(architecture: &Architecture, seed: u64) -> VisionTransformer {
+        VisionTransformer::new(architecture, architecture.depth, &ParamBuilder::new(&Device::flex(), seed))
+    }
+
+    fn tensor(shape: &[usize], value: f32) -> HostTensor {
+        HostTensor { shape: shape.to_vec(), values: vec![value; shape.iter().product()] }
+    }
+
+    /// The layouts of a preset's published files: map, prefix, and what else lies in them.
+    fn published(preset: &Preset) -> Vec<(KeyMap, &'static str, &'static [&'static str])> {
+        let meta: &[&str] = &["mask_token"];
+        match preset.title.as_str() {
+            "DINO" => vec![(timm(), "", &[])],
+            // Meta's names of DINOv2 are ours.
+            "DINOv2" | "WebSSL" => vec![
+                (KeyMap::new(), "", meta),
+                (dinov2(), "", &["embeddings.mask_token"]),
+                (dinov2(), "dinov2.", &["dinov2.embeddings.mask_token", "classifier.weight"]),
+            ],
+            "DINOv3" => vec![(timm(), "", meta), (dinov3(), "", &["embeddings.mask_token"])],
+            "Perception Encoder" => {
+                vec![
+                    (openai(), "", &["proj", "attn_pool.probe"]),
+                    (openai(), "visual.", &["positional_embedding", "logit_scale"]),
+                ]
+            }
+            "C-RADIO v3" => vec![
+                (radio(), "state_dict.base_model.", &["state_dict.input_conditioner.norm_mean"]),
+                (radio(), "radio_model.model.", &["radio_model.input_conditioner.norm_mean"]),
+                (radio_hub(), "", &[]),
+            ],
+            "CLIP" => vec![
+                (openai(), "visual.", &["visual.proj", "transformer.resblocks.0.ln_1.weight", "visual.ln_post.weight"]),
+                (
+                    clip(),
+                    "vision_model.",
+                    &["text_model.final_layer_norm.weight", "vision_model.post_layernorm.weight"],
+                ),
+            ],
+            "MoCo v3" => vec![(
+                timm(),
+                "state_dict.module.base_encoder.",
+                &["state_dict.module.base_encoder.head.0.weight", "state_dict.module.predictor.0.weight"],
+            )],
+            "I-JEPA" => {
+                vec![(timm(), "encoder.module.", &["predictor.module.mask_token", "target_encoder.module.pos_embed"])]
+            }
+            "MAE" => vec![(timm(), "model.", &["model.norm.weight", "model.norm.bias"])],
+            "SigLIP" => vec![(clip(), "vision_model.", &["vision_model.head.probe", "logit_bias"])],
+            other => panic!("no layout of {other}"),
+        }
+    }
+
+    #[test]
+    fn every_preset_loads_a_file_in_each_published_layout() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        for preset in presets() {
+            let architecture = reduced(preset, json!({}));
+            let mut ours = state_dict(&network(&architecture, 1));
+            if architecture.qkv_bias == QkvBias::NoKey {
+                ours.iter_mut()
+                    .filter(|(name, _)| name.ends_with("qkv.bias"))
+                    .for_each(|(_, bias)| bias.values[8..16].fill(0.0));
+            }
+            let is_constant = |name: &str| name.starts_with("rope_embed.") || name.starts_with("input_conditioner.");
+            let exported: StateDict = ours.clone().into_iter().filter(|(name, _)| !is_constant(name)).collect();
+            for (map, prefix, others) in published(preset) {
+                let mut file = map.export(exported.clone(), prefix).unwrap();
+                file.extend(others.iter().map(|name| (name.to_string(), tensor(&[3], 0.5))));
+                write_safetensors(&path, &file).unwrap();
+                let loaded = load(network(&architecture, 2), &path, &architecture);
+                let loaded =
+                    state_dict(&loaded.unwrap_or_else(|problem| panic!("{}: {prefix}: {problem:#}", preset.name)));
+                for (name, tensor) in ours.iter().filter(|(name, _)| !name.contains("norm_mean")) {
+                    assert!(loaded[name] == *tensor, "{}: {prefix}: {name}", preset.name);
+                }
+            }
+        }
+    }
+
+    fn written(preset: &str, keys: Value, change: impl FnOnce(&mut StateDict)) -> (Architecture, Result<StateDict>) {
+        let architecture = reduced(Preset::find(preset).unwrap(), keys);
+        let mut file = timm().export(state_dict(&network(&architecture, 1)), "").unwrap();
+        file.retain(|name, _| !name.starts_with("rope_embed"));
+        change(&mut file);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        write_safetensors(&path, &file).unwrap();
+        let loaded = load(network(&architecture, 2), &path, &architecture);
+        (architecture, loaded.map(|network| state_dict(&network)))
+    }
+
+    #[test]
+    fn wrong_files_are_refused_under_published_names() {
+        type Change = fn(&mut StateDict);
+        let cases: [(&str, &[&str], Change); 5] = [
+            ("dinov3-vit-b16", &["storage_tokens", "missing"], |file| drop(file.remove("storage_tokens"))),
+            ("dinov3-vit-h16plus", &["blocks.1.mlp.w2.weight"], |file| drop(file.remove("blocks.1.mlp.w2.weight"))),
+            ("dino-vit-b", &["blocks.2.norm1.weight"], |file| {
+                drop(file.insert("blocks.2.norm1.weight".into(), tensor(&[8], 1.0)))
+            }),
+            ("dino-vit-b", &["pos_embed", "[1, 5, 8]", "[1, 197, 8]"], |file| {
+                drop(file.insert("pos_embed".into(), tensor(&[1, 5, 8], 1.0)))
+            }),
+            ("dino-vit-b", &["no known layout", "patch_embed.proj.weight"], |file| {
+                file.retain(|name, _| name.starts_with("norm"))
+            }),
+        ];
+        for (preset, words, change) in cases {
+            let message = format!("{:#}", written(preset, json!({}), change).1.unwrap_err());
+            assert!(words.iter().all(|word| message.contains(word)), "{preset}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_masked_bias_of_keys_is_zero_and_stored_periods_are_taken() {
+        let (_, loaded) = written("dinov3-vit-b16", json!({}), |file| {
+            for block in 0..2 {
+                file.insert(format!("blocks.{block}.attn.qkv.bias"), tensor(&[24], 7.0));
+                file.insert(format!("blocks.{block}.attn.qkv.bias_mask"), tensor(&[24], 1.0));
+            }
+            file.insert("rope_embed.periods".into(), tensor(&[1], 3.5));
+            file.insert("local_cls_norm.weight".into(), tensor(&[8], 1.0));
+        });
+        let loaded = loaded.unwrap();
+        assert_eq!(loaded["blocks.1.attn.qkv.bias"].values, [[7.0; 8], [0.0; 8], [7.0; 8]].concat());
+        assert_eq!(loaded["rope_embed.periods"].values, [3.5]);
+    }
+
+    #[test]
+    fn a_table_without_the_class_tokens_row_gets_a_row_of_zeros() {
+        let (_, loaded) = written("dinov2reg-vit-b", json!({"position_grid": 3}), |file| {
+            file.insert("pos_embed".into(), tensor(&[1, 9, 8], 2.0));
+            let registers = file.remove("storage_tokens").unwrap();
+            file.insert("reg_token".into(), registers);
+        });
+        assert_eq!(loaded.unwrap()["pos_embed"].values, [vec![0.0; 8], vec![2.0; 72]].concat());
+    }
+
+    #[test]
+    fn misspelt_names_of_moco_v3_are_known() {
+        let rename = |file: &mut StateDict, from: &str, to: &str| {
+            for kind in ["weight", "bias"] {
+                let tensor = file.remove(&format!("{from}.{kind}")).unwrap();
+                file.insert(format!("{to}.{kind}"), tensor);
+            }
+        };
+        let (architecture, loaded) = written("mocov3-vit-l", json!({"depth": 15}), |file| {
+            rename(file, "blocks.13.norm1", "blocks.13.norm13");
+            rename(file, "blocks.13.mlp.fc1", "blocks.13.mlp.fc13");
+            rename(file, "blocks.14.norm2", "blocks.14.norm14");
+            rename(file, "blocks.14.mlp.fc2", "blocks.14.mlp.fc14");
+        });
+        assert!(loaded.unwrap() == state_dict(&network(&architecture, 1)));
+    }
+
+    #[test]
+    fn features_that_are_normalized_in_an_unknown_way_are_refused() {
+        let architecture = reduced(Preset::find("cradio-vit-b").unwrap(), json!({}));
+        let mut file = radio().export(state_dict(&network(&architecture, 1)), "radio_model.model.").unwrap();
+        file.retain(|name, _| !name.contains("input_conditioner"));
+        file.insert("radio_model.feature_normalizer.mean".into(), tensor(&[8], 1.0));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights.safetensors");
+        write_safetensors(&path, &file).unwrap();
+        let message = load(network(&architecture, 2), &path, &architecture).unwrap_err().to_string();
+        assert!(message.contains("feature_normalizer"), "{message}");
+    }
+}
