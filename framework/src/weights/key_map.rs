@@ -73,43 +73,42 @@ impl KeyMap {
     }
 
     /// Our name and the published one.
-    pub fn rename(self, ours: &str, theirs: &str) -> Self {
-        self.rule(&[ours], &[theirs], NONE, How::One(|shape| shape.to_vec()))
+    pub fn rename(self, ours: &'static str, theirs: &'static str) -> Self {
+        self.rule(&[ours], &[theirs], &[], How::One(|shape| shape.to_vec()))
     }
 
     /// Our name and the published one, whose tensor has the same values in another shape: `published` of ours.
     ///
     /// A linear patch embedding for our convolution:
     /// `.reshape("proj.weight", "embedder.weight", |ours| vec![ours[0], ours[1..].iter().product()])`.
-    pub fn reshape(self, ours: &str, theirs: &str, published: fn(&[usize]) -> Vec<usize>) -> Self {
-        self.rule(&[ours], &[theirs], NONE, How::One(published))
+    pub fn reshape(self, ours: &'static str, theirs: &'static str, published: fn(&[usize]) -> Vec<usize>) -> Self {
+        self.rule(&[ours], &[theirs], &[], How::One(published))
     }
 
     /// Our tensor and the published ones whose rows make it up, in order.
-    pub fn concat(self, ours: &str, theirs: &[impl AsRef<str>]) -> Self {
-        self.rule(&[ours], theirs, NONE, How::Concat)
+    pub fn concat(self, ours: &'static str, theirs: &[&'static str]) -> Self {
+        self.rule(&[ours], theirs, &[], How::Concat)
     }
 
     /// As [`concat`](Self::concat), where those of `theirs` that `or_zeros` repeats are zero when the file lacks them.
-    pub fn concat_or_zeros(self, ours: &str, theirs: &[impl AsRef<str>], or_zeros: &[impl AsRef<str>]) -> Self {
+    pub fn concat_or_zeros(self, ours: &'static str, theirs: &[&'static str], or_zeros: &[&'static str]) -> Self {
         self.rule(&[ours], theirs, or_zeros, How::Concat)
     }
 
     /// Our tensors, in order, and the published one that holds the rows of all.
-    pub fn split(self, ours: &[&str], theirs: &str) -> Self {
-        self.rule(ours, &[theirs], NONE, How::Split)
+    pub fn split(self, ours: &[&'static str], theirs: &'static str) -> Self {
+        self.rule(ours, &[theirs], &[], How::Split)
     }
 
     /// Published names that may be there and are not used.
-    pub fn ignore(mut self, patterns: &[&str]) -> Self {
-        self.ignored.extend(patterns.iter().map(Pattern::new));
+    pub fn ignore(mut self, patterns: &[&'static str]) -> Self {
+        self.ignored.extend(patterns.iter().map(|pattern| Pattern::new(pattern)));
         self
     }
 
-    fn rule(mut self, ours: &[&str], theirs: &[impl AsRef<str>], or_zeros: &[impl AsRef<str>], how: How) -> Self {
-        let ours = ours.iter().map(Pattern::new).collect();
-        let [theirs, or_zeros] = [patterns(theirs), patterns(or_zeros)];
-        self.rules.push(Rule { ours, theirs, or_zeros, how });
+    fn rule(mut self, ours: &[&'static str], theirs: &[&'static str], or_zeros: &[&'static str], how: How) -> Self {
+        let patterns = |texts: &[&'static str]| texts.iter().map(|text| Pattern::new(text)).collect::<Vec<_>>();
+        self.rules.push(Rule { ours: patterns(ours), theirs: patterns(theirs), or_zeros: patterns(or_zeros), how });
         self
     }
 
@@ -204,12 +203,6 @@ impl KeyMap {
             matches.filter_map(|(i, ours)| Some((rule, i, ours.captures(name)?))).next()
         })
     }
-}
-
-const NONE: &[&str] = &[];
-
-fn patterns(texts: &[impl AsRef<str>]) -> Vec<Pattern> {
-    texts.iter().map(Pattern::new).collect()
 }
 
 /// A tensor's rows in `count` equal parts.

@@ -2,11 +2,11 @@
 
 /// A dotted name in which `*` stands for one segment or a part of one, and `**` for one or more segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pattern(String);
+pub(super) struct Pattern(&'static str);
 
 impl Pattern {
-    pub(super) fn new(text: impl AsRef<str>) -> Self {
-        Self(text.as_ref().into())
+    pub(super) fn new(text: &'static str) -> Self {
+        Self(text)
     }
 
     /// What the stars stand for in `name`, from left to right, if it fits.
@@ -42,7 +42,7 @@ impl Pattern {
     pub(super) fn fill(&self, captures: &[&str]) -> String {
         let mut name = String::new();
         let mut captures = captures.iter();
-        let mut rest = self.0.as_str();
+        let mut rest = self.0;
         while let Some((before, after)) = rest.split_once('*') {
             name.push_str(before);
             name.push_str(captures.next().copied().unwrap_or_default());

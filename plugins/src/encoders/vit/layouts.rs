@@ -181,6 +181,40 @@ fn dinov2() -> KeyMap {
         .ignore(&["embeddings.mask_token"])
 }
 
+/// Blocks of DINOv3 below `$layer`.
+macro_rules! dinov3_blocks {
+    ($map:expr, $layer:literal) => {
+        $map.concat(
+            "blocks.*.attn.qkv.weight",
+            &[
+                concat!($layer, ".attention.q_proj.weight"),
+                concat!($layer, ".attention.k_proj.weight"),
+                concat!($layer, ".attention.v_proj.weight"),
+            ],
+        )
+        .concat_or_zeros(
+            "blocks.*.attn.qkv.bias",
+            &[
+                concat!($layer, ".attention.q_proj.bias"),
+                concat!($layer, ".attention.k_proj.bias"),
+                concat!($layer, ".attention.v_proj.bias"),
+            ],
+            &[concat!($layer, ".attention.k_proj.bias")],
+        )
+        .rename("blocks.*.attn.proj.**", concat!($layer, ".attention.o_proj.**"))
+        .rename("blocks.*.ls1.gamma", concat!($layer, ".layer_scale1.lambda1"))
+        .rename("blocks.*.ls2.gamma", concat!($layer, ".layer_scale2.lambda1"))
+        .concat(
+            "blocks.*.mlp.w12.**",
+            &[concat!($layer, ".mlp.gate_proj.**"), concat!($layer, ".mlp.up_proj.**")],
+        )
+        .rename("blocks.*.mlp.w3.**", concat!($layer, ".mlp.down_proj.**"))
+        .rename("blocks.*.mlp.fc1.**", concat!($layer, ".mlp.up_proj.**"))
+        .rename("blocks.*.mlp.fc2.**", concat!($layer, ".mlp.down_proj.**"))
+        .rename("blocks.*.**", concat!($layer, ".**"))
+    };
+}
+
 /// DINOv3 of transformers 4 and 5, which has one more segment before `layer`.
 fn dinov3() -> KeyMap {
     let map = KeyMap::new()
@@ -188,20 +222,7 @@ fn dinov3() -> KeyMap {
         .rename("cls_token", "embeddings.cls_token")
         .rename("register_tokens", "embeddings.register_tokens")
         .ignore(&["embeddings.mask_token"]);
-    ["layer.*", "model.layer.*"].into_iter().fold(map, |map, layer| {
-        let at = |name: &str| format!("{layer}.{name}");
-        let qkv = |kind: &str| ["q", "k", "v"].map(|part| at(&format!("attention.{part}_proj.{kind}")));
-        map.concat("blocks.*.attn.qkv.weight", &qkv("weight"))
-            .concat_or_zeros("blocks.*.attn.qkv.bias", &qkv("bias"), &qkv("bias"))
-            .rename("blocks.*.attn.proj.**", &at("attention.o_proj.**"))
-            .rename("blocks.*.ls1.gamma", &at("layer_scale1.lambda1"))
-            .rename("blocks.*.ls2.gamma", &at("layer_scale2.lambda1"))
-            .concat("blocks.*.mlp.w12.**", &[at("mlp.gate_proj.**"), at("mlp.up_proj.**")])
-            .rename("blocks.*.mlp.w3.**", &at("mlp.down_proj.**"))
-            .rename("blocks.*.mlp.fc1.**", &at("mlp.up_proj.**"))
-            .rename("blocks.*.mlp.fc2.**", &at("mlp.down_proj.**"))
-            .rename("blocks.*.**", &at("**"))
-    })
+    dinov3_blocks!(dinov3_blocks!(map, "layer.*"), "model.layer.*")
 }
 
 /// CLIP and SigLIP; both towers or the vision tower alone.
