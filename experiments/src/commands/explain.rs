@@ -33,6 +33,7 @@ impl Explain {
             Job::Diffusion(plan) => {
                 values(&layered, &plan.recipe, out)?;
                 Costs::new(plan)?.print(plan, out)?;
+                encoders(plan, out)?;
                 &plan.missing
             }
             Job::Program(plan) => {
@@ -58,6 +59,19 @@ fn values(layered: &Layered, recipe: &impl Serialize, out: &mut dyn Write) -> Re
     let (keys, texts) = (width(|leaf| leaf.0.len()), width(|leaf| leaf.1.len()));
     for (key, text) in &leaves {
         writeln!(out, "{key:keys$}  {text:texts$}  {}", layered.origin_of(key))?;
+    }
+    Ok(())
+}
+
+fn encoders(plan: &Plan, out: &mut dyn Write) -> Result<()> {
+    for (i, (term, specs)) in plan.recipe.alignment.iter().zip(&plan.encoders).enumerate() {
+        for (k, (encoder, spec)) in term.encoders.iter().zip(specs).enumerate() {
+            let name = (encoder.info().name)();
+            writeln!(out, "alignment.{i}.encoders.{k}: `{name}`, grid {}, {} channels", spec.grid, spec.channels)?;
+            for note in encoder.notes(&plan.encoder_context())? {
+                writeln!(out, "  {note}")?;
+            }
+        }
     }
     Ok(())
 }

@@ -25,6 +25,7 @@ mod program;
 mod resolved;
 mod schema;
 mod settings;
+mod singular;
 mod text;
 mod yaml;
 
