@@ -11,6 +11,7 @@ mod mean_flow;
 mod samplers;
 mod sit;
 mod sit_parts;
+mod spatial;
 mod train_steps;
 
 use anyhow::{Result, bail};
@@ -26,13 +27,14 @@ use std::path::{Path, PathBuf};
 type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
-const FAMILIES: [(&str, Runner); 7] = [
+const FAMILIES: [(&str, Runner); 8] = [
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_hog", inputs::encoder_hog),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),
+    ("spatial_metrics", spatial::spatial_metrics),
     ("spatial_norm", inputs::spatial_norm),
 ];
 

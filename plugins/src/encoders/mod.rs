@@ -2,4 +2,5 @@
 
 pub mod dinov2;
 pub mod hog;
+pub mod offset;
 mod oriented_gradients;
