@@ -11,12 +11,17 @@ use clap::Subcommand;
 
 pub mod bench;
 pub mod check;
+//pub mod correlate;
 pub mod explain;
+pub mod metrics;
 pub mod new;
 pub mod plugins;
+//pub mod probe;
+pub mod rank;
 pub mod recipe_args;
 pub mod run;
 pub mod sample;
+//pub mod viz;
 
 /// What the program can do.
 #[derive(Debug, Subcommand)]
@@ -31,6 +36,10 @@ pub enum Command {
     Bench(bench::Bench),
     /// Load, build and step one recipe, without writing anything
     Check(check::Check),
+    /// Spatial structure of encoders' features on your pictures
+    Metrics(metrics::Metrics),
+    /// Which encoder to align with: by spatial structure on your pictures, with intervals and costs
+    Rank(rank::Rank),
     /// Every plugin by kind, with its settings
     Plugins(plugins::Plugins),
     /// Write a plugin file, or a plugin crate, with a passing test
@@ -49,6 +58,8 @@ impl Command {
             Self::Explain(command) => command.run(out),
             Self::Bench(command) => command.run(out),
             Self::Check(command) => command.run(out),
+            Self::Metrics(command) => command.run(out),
+            Self::Rank(command) => command.run(out),
             Self::Plugins(command) => command.run(out),
             Self::New(command) => command.run(out),
         }
