@@ -11,17 +11,17 @@ use clap::Subcommand;
 
 pub mod bench;
 pub mod check;
-//pub mod correlate;
+pub mod correlate;
 pub mod explain;
 pub mod metrics;
 pub mod new;
 pub mod plugins;
-//pub mod probe;
+pub mod probe;
 pub mod rank;
 pub mod recipe_args;
 pub mod run;
 pub mod sample;
-//pub mod viz;
+pub mod viz;
 
 /// What the program can do.
 #[derive(Debug, Subcommand)]
@@ -40,6 +40,12 @@ pub enum Command {
     Metrics(metrics::Metrics),
     /// Which encoder to align with: by spatial structure on your pictures, with intervals and costs
     Rank(rank::Rank),
+    /// A metric against FID over encoders: Pearson's r, line and plot
+    Correlate(correlate::Correlate),
+    /// Self-similarity of features as heat maps, with and without spatial normalization
+    Viz(viz::Viz),
+    /// Accuracy of linear and nearest-neighbor probes on encoders' features
+    Probe(probe::Probe),
     /// Every plugin by kind, with its settings
     Plugins(plugins::Plugins),
     /// Write a plugin file, or a plugin crate, with a passing test
@@ -60,6 +66,9 @@ impl Command {
             Self::Check(command) => command.run(out),
             Self::Metrics(command) => command.run(out),
             Self::Rank(command) => command.run(out),
+            Self::Correlate(command) => command.run(out),
+            Self::Viz(command) => command.run(out),
+            Self::Probe(command) => command.run(out),
             Self::Plugins(command) => command.run(out),
             Self::New(command) => command.run(out),
         }

@@ -55,7 +55,7 @@ impl Sample {
         let layered = Layered::load(&path, Some("none"), &self.sets)?;
         let plan = Plan::new(&layered)?;
         check_device(&layered, &plan)?;
-        let checkpoint = self.checkpoint()?;
+        let checkpoint = checkpoint_of(&self.run, self.step)?;
         let assembly = Assembly::new(&plan)?;
         let weights = &plan.recipe.sample.weights;
         let model = checkpoint::load_weights(build_model(&plan, &assembly.device)?, &checkpoint, weights)?;
@@ -88,21 +88,6 @@ impl Sample {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn checkpoint(&self) -> Result<Checkpoint> {
-        let folder = self.run.join("checkpoints");
-        match self.step {
-            None => checkpoint::newest(&folder)
-                .0
-                .with_context(|| format!("`{}` holds no whole checkpoint", folder.display())),
-            Some(step) => {
-                let all = checkpoint::checkpoints(&folder);
-                let steps: Vec<String> = all.iter().map(|found| found.step.to_string()).collect();
-                let found = all.into_iter().find(|found| found.step == step);
-                found.with_context(|| format!("no checkpoint of step {step}; there are: {}", steps.join(", ")))
-            }
-        }
-    }
-
     fn labels(&self, plan: &Plan, num_classes: usize) -> Result<Vec<i64>> {
         if self.labels.is_empty() {
             let is_balanced = plan.recipe.sample.label_sampling == LabelSampling::Balanced;
@@ -131,5 +116,22 @@ impl Sample {
         path.push(".json");
         let text = serde_json::to_string_pretty(&about).context("cannot write the settings")? + "\n";
         write_whole(Path::new(&path), text.as_bytes())
+    }
+}
+
+/// The checkpoint of a step of a run; the newest whole one without a step.
+///
+/// # Errors
+/// There is none; the message lists the steps that there are.
+pub fn checkpoint_of(run: &Path, step: Option<u64>) -> Result<Checkpoint> {
+    let folder = run.join("checkpoints");
+    match step {
+        None => checkpoint::newest(&folder).0.with_context(|| format!("`{}` holds no whole checkpoint", folder.display())),
+        Some(step) => {
+            let all = checkpoint::checkpoints(&folder);
+            let steps: Vec<String> = all.iter().map(|found| found.step.to_string()).collect();
+            let found = all.into_iter().find(|found| found.step == step);
+            found.with_context(|| format!("no checkpoint of step {step}; there are: {}", steps.join(", ")))
+        }
     }
 }

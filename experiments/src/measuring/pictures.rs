@@ -16,7 +16,7 @@ use realign::registry;
 use serde::Deserialize;
 
 /// Where pictures come from, and how they are looked at.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct PictureArgs {
     /// Pictures: a folder or zip (all pictures in it), or a data set as in a recipe: `shapes`, `{type: shapes}`
     #[arg(long, value_name = "SOURCE")]

@@ -15,6 +15,7 @@ mod keys;
 mod layers;
 mod loading;
 mod locate;
+mod log_section;
 mod merge;
 mod missing;
 mod origin;
@@ -27,9 +28,10 @@ mod yaml;
 
 pub use check::Check;
 pub use layers::Layered;
+pub use log_section::{LogSection, SpatialSection};
 pub use missing::Missing;
 pub use plan::Plan;
 pub use schema::{
-    AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, LogSection, Recipe, SampleSection,
+    AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, Recipe, SampleSection,
     ScheduleSection, ScheduleShape, TrainSection,
 };

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::check::Check;
+use super::log_section::LogSection;
 use crate::ops::DeviceChoice;
 use crate::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, ConditionerConfig, DatasetConfig, EncoderConfig,
@@ -229,24 +230,6 @@ pub enum LabelSampling {
     Balanced,
 }
 
-/// What is written while training, and when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LogSection {
-    /// Steps between scalars.
-    pub every: u64,
-    /// Steps between previews; 0 draws one at the end only.
-    pub preview_every: u64,
-    /// Steps between checkpoints; 0 saves at the end only.
-    pub checkpoint_every: u64,
-    /// Checkpoints kept; older ones are deleted.
-    pub keep_checkpoints: usize,
-    /// Steps between histograms of weights; 0 writes none.
-    pub histogram_every: u64,
-    /// Whether a small classifier judges samples at the end; needs the data set `shapes`.
-    pub classifier: bool,
-}
-
 fn default_weights_dir() -> PathBuf {
     PathBuf::from("pretrained_models")
 }
@@ -272,10 +255,7 @@ impl Recipe {
         }
         check.within("train", |check| self.train.validate(check));
         check.within("sample", |check| self.sample.validate(&self.train.ema, check));
-        check.within("log", |check| {
-            check.range("every", self.log.every, 1, u64::MAX);
-            check.positive("keep_checkpoints", self.log.keep_checkpoints);
-        });
+        check.within("log", |check| self.log.validate(check));
     }
 }
 

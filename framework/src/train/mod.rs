@@ -10,6 +10,7 @@ mod model;
 mod optimizer;
 mod run;
 mod schedule;
+mod spatial_watch;
 mod trainer;
 
 pub use alignment::{Alignment, AlignmentLosses, Term};

@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use super::spatial_watch::SpatialWatch;
 use super::trainer::{StepStats, Trainer};
 use crate::checkpoint;
 use crate::files::write_whole;
 use crate::log::{Event, EventSink, RunLog, image_grid, magnify};
 use crate::ops::{self, JvpMethod};
-use crate::recipe::{Layered, Plan};
+use crate::recipe::{Layered, Plan, Recipe, SpatialSection};
 use crate::sample::{Sampling, draw_pictures};
 
 const LOCK: &str = ".lock";
@@ -49,7 +50,8 @@ pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut d
     let total_steps = plan.recipe.train.steps;
     sink.event(&Event::Started { run_dir: run_dir.to_path_buf(), total_steps, resumed_from });
     let (mark, saved_step) = ((Instant::now(), trainer.step), trainer.step);
-    let mut session = Session { plan, run_dir, log, sink, total_steps, mark, wait_s: 0.0, saved_step };
+    let mut session =
+        Session { plan, run_dir, log, sink, total_steps, mark, wait_s: 0.0, saved_step, spatial: None };
     let end = session.train(&mut trainer, options.stop);
     session.report_problems();
     session.log.flush();
@@ -69,11 +71,13 @@ struct Session<'a> {
     mark: (Instant, u64),
     wait_s: f64,
     saved_step: u64,
+    /// Made when it is first needed.
+    spatial: Option<SpatialWatch>,
 }
 
 impl Session<'_> {
     fn train(&mut self, trainer: &mut Trainer, stop: &AtomicBool) -> Result<()> {
-        let when = self.plan.recipe.log;
+        let Plan { recipe: Recipe { log: when, .. }, .. } = self.plan;
         let is_due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
         let mut unread = None;
         while trainer.step < self.total_steps {
@@ -92,6 +96,9 @@ impl Session<'_> {
                 unread = None;
             } else {
                 unread = Some(stats);
+            }
+            if let Some(section) = when.spatial.as_ref().filter(|spatial| is_last || is_due(step, spatial.every)) {
+                self.spatial(section, trainer).unwrap_or_else(|problem| self.warn(&problem.context("log.spatial")));
             }
             if is_due(step, when.histogram_every) {
                 self.histograms(trainer);
@@ -187,6 +194,18 @@ impl Session<'_> {
                 self.sink.event(&Event::Preview { step: trainer.step, path });
             }
         }
+        self.mark = (Instant::now(), trainer.step);
+        Ok(())
+    }
+
+    fn spatial(&mut self, section: &SpatialSection, trainer: &Trainer) -> Result<()> {
+        let watch = match self.spatial.take() {
+            Some(watch) => watch,
+            None => SpatialWatch::new(section, self.plan, &trainer.assembly)?,
+        };
+        let scalars = watch.measure(self.plan, trainer);
+        self.spatial = Some(watch);
+        self.log.scalars(trainer.step, &scalars?);
         self.mark = (Instant::now(), trainer.step);
         Ok(())
     }
