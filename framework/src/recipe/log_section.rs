@@ -64,6 +64,13 @@ impl LogSection {
             check.within("spatial", |check| spatial.validate(check));
         }
     }
+
+    /// For recipes of programs, which do not measure it.
+    pub(super) fn has_no_spatial(&self, check: &mut Check<'_>) {
+        if self.spatial.is_some() {
+            check.bad("log.spatial", "has no effect in a recipe with a `program`; leave it out");
+        }
+    }
 }
 
 impl SpatialSection {

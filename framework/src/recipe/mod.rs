@@ -21,6 +21,7 @@ mod missing;
 mod origin;
 mod plan;
 mod profiles;
+mod program;
 mod resolved;
 mod schema;
 mod text;
@@ -31,6 +32,7 @@ pub use layers::Layered;
 pub use log_section::{LogSection, SpatialSection};
 pub use missing::Missing;
 pub use plan::Plan;
+pub use program::{Job, ProgramPlan, ProgramRecipe};
 pub use schema::{
     AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, Recipe, SampleSection,
     ScheduleSection, ScheduleShape, TrainSection,

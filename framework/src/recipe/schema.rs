@@ -10,7 +10,7 @@ use super::log_section::LogSection;
 use crate::ops::DeviceChoice;
 use crate::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, ConditionerConfig, DatasetConfig, EncoderConfig,
-    NormalizerConfig, ObjectiveConfig, ProjectorConfig, SamplerConfig,
+    NormalizerConfig, ObjectiveConfig, ProgramConfig, ProjectorConfig, SamplerConfig,
 };
 use crate::sample::Quantization;
 
@@ -45,6 +45,9 @@ pub struct Recipe {
     pub alignment: Vec<AlignmentTerm>,
     /// The optimizer's settings.
     pub train: TrainSection,
+    /// What is trained beside the backbone and its projectors, and how; nothing when absent.
+    #[serde(default)]
+    pub program: Option<Box<dyn ProgramConfig>>,
     /// How previews and samples are drawn.
     pub sample: SampleSection,
     /// What is written while training, and when.
@@ -230,16 +233,14 @@ pub enum LabelSampling {
     Balanced,
 }
 
-fn default_weights_dir() -> PathBuf {
+pub(super) fn default_weights_dir() -> PathBuf {
     PathBuf::from("pretrained_models")
 }
 
 impl Recipe {
     /// Reports every value that cannot work on its own or with its neighbors.
     pub fn validate(&self, check: &mut Check<'_>) {
-        if let Err(problem) = DeviceChoice::parse(&self.device) {
-            check.bad("device", problem);
-        }
+        validate_device(&self.device, check);
         check.range("image_size", self.image_size, 1, 4096);
         check.range("flip", self.flip, 0.0, 1.0);
         check.within("loader", |check| {
@@ -256,6 +257,16 @@ impl Recipe {
         check.within("train", |check| self.train.validate(check));
         check.within("sample", |check| self.sample.validate(&self.train.ema, check));
         check.within("log", |check| self.log.validate(check));
+        if let Some(program) = &self.program {
+            check.within("program", |check| program.validate(check));
+            self.log.has_no_spatial(check);
+        }
+    }
+}
+
+pub(super) fn validate_device(device: &str, check: &mut Check<'_>) {
+    if let Err(problem) = DeviceChoice::parse(device) {
+        check.bad("device", problem);
     }
 }
 
@@ -280,7 +291,7 @@ impl TrainSection {
         self.global_batch_size / self.micro_batch_size.max(1)
     }
 
-    fn validate(&self, check: &mut Check<'_>) {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
         check.range("steps", self.steps, 1, 1_000_000_000);
         check.range("global_batch_size", self.global_batch_size, 1, 1 << 20);
         check.positive("micro_batch_size", self.micro_batch_size);

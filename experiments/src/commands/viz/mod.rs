@@ -104,13 +104,13 @@ impl Viz {
     fn sized(&self, runs: &[runs::Run]) -> Result<PictureArgs> {
         let mut pictures = self.pictures.clone();
         for run in runs {
-            let (size, grid) = (run.plan.recipe.image_size, run.plan.backbone.grid);
+            let (size, grid) = (run.trained.plan.recipe.image_size, run.trained.plan.backbone.grid);
             let chosen = *pictures.image_size.get_or_insert(size);
             ensure!(
                 chosen == size,
                 "`{}` works on pictures of {size} pixels, and the others on {chosen}; leave out --image-size, or look at \
                  them one by one",
-                run.folder.display()
+                run.folder().display()
             );
             pictures.grid.get_or_insert(grid.rows);
         }
@@ -131,7 +131,7 @@ impl Viz {
         let arrays = self.out.join("maps");
         fs::create_dir_all(&arrays).with_context(|| format!("cannot make the folder `{}`", arrays.display()))?;
         let mut logs =
-            runs.iter().map(|run| Ok((run, EventWriter::create(&run.folder)?))).collect::<Result<Vec<_>>>()?;
+            runs.iter().map(|run| Ok((run, EventWriter::create(run.folder())?))).collect::<Result<Vec<_>>>()?;
         let mut table = Table::new(["picture", "features", "off_object_before", "off_object_after"]);
         let mut how = OffObject::Far;
         for (i, (example, id)) in examples.iter().zip(&source.ids).enumerate() {
@@ -163,12 +163,12 @@ impl Viz {
             let titles = [title(&self.encoders.normalizer), title(&self.after)];
             let canvas = figure::draw(&example.image, anchors, &drawn, &titles)?;
             canvas.save(&self.out.join(format!("{stem}.png")))?;
-            logs.iter_mut().for_each(|(run, log)| show(log, run.step, &stem, &canvas));
+            logs.iter_mut().for_each(|(run, log)| show(log, run.step(), &stem, &canvas));
         }
         for (run, log) in &mut logs {
             log.flush();
             if let Some(problem) = log.take_problem() {
-                writeln!(out, "warning: `{}`: {problem}", run.folder.display())?;
+                writeln!(out, "warning: `{}`: {problem}", run.folder().display())?;
             }
         }
         write!(out, "{}", table.to_text())?;

@@ -1,27 +1,21 @@
 //! Features of a trained run: what it is aligned with, and what it makes of a noisy picture inside.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Result, ensure};
-use realign::checkpoint::{self, Checkpoint};
+use realign::checkpoint::{Checkpoint, TrainedRun};
 use realign::eval::tap_features;
 use realign::plugin::Example;
-use realign::recipe::{Layered, Plan};
 use realign::streams::Streams;
-use realign::train::{Assembly, TrainModel, build_model};
+use realign::train::{Assembly, TrainModel};
 
 use super::{Row, in_batches};
 use crate::commands::recipe_args::check_device;
-use crate::commands::sample::checkpoint_of;
 
 /// A run with its newest weights.
 pub struct Run {
-    /// Its folder.
-    pub folder: PathBuf,
-    /// Its recipe.
-    pub plan: Plan,
-    /// Step of the weights.
-    pub step: u64,
+    /// The run.
+    pub trained: TrainedRun,
     checkpoint: Checkpoint,
 }
 
@@ -31,13 +25,20 @@ impl Run {
     /// # Errors
     /// The folder is no run's, or holds no whole checkpoint.
     pub fn open(folder: &Path) -> Result<Self> {
-        let path = folder.join("recipe.yaml");
-        ensure!(path.exists(), "`{}` is not a run folder: it has no `recipe.yaml`", folder.display());
-        let layered = Layered::load(&path, Some("none"), &[])?;
-        let plan = Plan::new(&layered)?;
-        check_device(&layered, &plan)?;
-        let checkpoint = checkpoint_of(folder, None)?;
-        Ok(Self { folder: folder.to_path_buf(), plan, step: checkpoint.step, checkpoint })
+        let trained = TrainedRun::open(folder, &[])?;
+        check_device(&trained.layered, &trained.plan.recipe.device)?;
+        let checkpoint = trained.checkpoint(None)?;
+        Ok(Self { trained, checkpoint })
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.trained.run_dir
+    }
+
+    /// Step of the weights.
+    pub fn step(&self) -> u64 {
+        self.checkpoint.step
     }
 
     /// Targets of each term, then for each tap its tokens and, where a term aligns it, what its projectors make of them.
@@ -45,11 +46,12 @@ impl Run {
     /// # Errors
     /// A block is not there, or the tensor library fails.
     pub fn rows(&self, taps: &[usize], noise_level: f64, examples: &[Example], batch: usize) -> Result<Vec<Row>> {
-        let (plan, depth) = (&self.plan, self.plan.backbone.depth);
+        let plan = &self.trained.plan;
+        let depth = plan.backbone.depth;
         let assembly = Assembly::new(plan)?;
         let device = &assembly.device;
         let weights = &plan.recipe.sample.weights;
-        let model = checkpoint::load_weights(build_model(plan, device)?, &self.checkpoint, weights)?;
+        let model = self.trained.model(&self.checkpoint, weights, device)?;
         let mut taps = taps.to_vec();
         if taps.is_empty() {
             taps.extend(assembly.alignment.terms.iter().map(|term| term.encoder_depth));
@@ -62,7 +64,7 @@ impl Run {
         let is_there = |tap: &&usize| (1..=depth).contains(*tap);
         let wrong = taps.iter().find(|tap| !is_there(tap));
         ensure!(wrong.is_none(), "--tap {}: the network has blocks 1 to {depth}", wrong.unwrap_or(&0));
-        let name = self.folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let name = self.folder().file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let grid = plan.backbone.grid;
         let mut rows = vec![];
         for (term, section) in assembly.alignment.terms.iter().zip(&plan.recipe.alignment) {
@@ -91,8 +93,8 @@ impl Run {
         assembly: &Assembly,
         model: &TrainModel,
     ) -> Vec<Row> {
-        let (mut rows, mut first, grid) = (vec![], 0, self.plan.backbone.grid);
-        for (term, section) in assembly.alignment.terms.iter().zip(&self.plan.recipe.alignment) {
+        let (mut rows, mut first, grid) = (vec![], 0, self.trained.plan.backbone.grid);
+        for (term, section) in assembly.alignment.terms.iter().zip(&self.trained.plan.recipe.alignment) {
             let projectors = &model.projectors[first..first + term.num_projectors];
             first += term.num_projectors;
             for projector in projectors.iter().filter(|_| term.encoder_depth == tap) {
