@@ -5,7 +5,8 @@ use anyhow::{Result, bail};
 use std::{ffi::OsString, process::ExitCode};
 
 /// Commands the `realign` program answers.
-const HANDED_OVER: [&str; 7] = ["run", "sample", "explain", "check", "plugins", "new", "bench"];
+const HANDED_OVER: [&str; 12] =
+    ["run", "sample", "explain", "check", "plugins", "new", "bench", "metrics", "rank", "correlate", "viz", "probe"];
 /// Commands answered here.
 const OWN: [&str; 4] = ["test", "doctor", "libtorch", "help"];
 
@@ -16,6 +17,11 @@ Usage: cargo xtask <COMMAND> [OPTIONS]
   sample RUN        draw pictures from a trained run
   explain RECIPE    the resolved recipe, where each value came from, sizes and costs
   check RECIPE      load, build and step one recipe
+  rank              which encoder to align with, on your pictures
+  metrics           spatial structure of encoders' features
+  viz               self-similarity of features as heat maps
+  correlate FILE    a metric against FID over encoders
+  probe             linear and nearest-neighbor probes of encoders
   plugins           every plugin by kind, with its settings
   new KIND NAME     write a plugin file with a passing test
   bench             time our training step beside PyTorch's
