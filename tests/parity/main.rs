@@ -14,6 +14,7 @@ mod samplers;
 mod sift;
 mod sit;
 mod sit_parts;
+mod spatial;
 mod train_steps;
 
 use anyhow::{Result, bail};
@@ -56,6 +57,7 @@ const FAMILIES: &[(&str, Runner)] = &[
     ("meanflow_", mean_flow::mean_flow),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),
+    ("spatial_metrics", spatial::spatial_metrics),
     ("spatial_norm", inputs::spatial_norm),
 ];
 

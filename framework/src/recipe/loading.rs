@@ -120,7 +120,7 @@ impl Loading {
             bail!("--set {typed}: expected `section.key=value`");
         };
         let value = parse(text).map_err(|fault| anyhow!("--set {typed}: {}", fault.message))?;
-        let (layer, value) = Layer::new(value, Source::Set(typed.to_string()))?;
+        let (layer, value) = Layer::new(value, Source::Typed(format!("--set {typed}")))?;
         self.layers.push(layer);
         let done = spelled_out(key.trim(), value).and_then(|(key, value)| set(&mut self.root, &key, value));
         done.map_err(|clash| self.placed(clash))

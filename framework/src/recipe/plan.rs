@@ -163,6 +163,11 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
             encoders.push(specs);
         });
     }
+    if let Some(spatial) = &recipe.log.spatial {
+        for (i, tap) in spatial.taps.iter().enumerate() {
+            check.range(&format!("log.spatial.taps.{i}"), *tap, 1, backbone.depth);
+        }
+    }
     Some(Sizes { latent, condition, backbone, encoders, missing })
 }
 

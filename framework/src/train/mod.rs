@@ -15,6 +15,7 @@ mod optimizer;
 mod program;
 mod run;
 mod schedule;
+mod spatial_watch;
 mod trainable;
 mod trainer;
 
