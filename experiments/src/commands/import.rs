@@ -56,7 +56,7 @@ impl Import {
         let layout = find_layout(&self.layout)?;
         let RecipeOption { recipe, profile, sets } = self.recipe;
         let (layered, plan) = RecipeArgs { recipe, profile, sets }.plan()?;
-        let run_dir = run_dir(self.run_dir.as_deref(), self.runs.as_deref(), &plan)?;
+        let run_dir = run_dir(self.run_dir.as_deref(), self.runs.as_deref(), |runs| plan.run_dir(runs))?;
         let imported = checkpoint::import(&plan, &layered, layout, &self.file, &run_dir, self.step)?;
         for note in &imported.notes {
             writeln!(out, "{note}")?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use realign::ops::{self, DeviceChoice};
-use realign::recipe::{Layered, Plan, Settings};
+use realign::recipe::{Job, Layered, Plan, Settings};
 
 /// A recipe, its profile and overrides.
 #[derive(Debug, Args)]
@@ -32,6 +32,18 @@ impl RecipeArgs {
     }
 }
 
+impl RecipeArgs {
+    /// As [`plan`](Self::plan), of a recipe of either sort.
+    ///
+    /// # Errors
+    /// As [`Layered::load`] and [`Job::new`].
+    pub fn job(&self) -> Result<(Layered, Job)> {
+        let layered = Layered::load_over(&settings()?, &self.recipe, self.profile.as_deref(), &self.sets)?;
+        let job = Job::new(&layered)?;
+        Ok((layered, job))
+    }
+}
+
 /// The user's own settings: `realign/settings.yaml` in the platform's folder of settings, `~/.config` on Linux.
 ///
 /// # Errors
@@ -47,9 +59,9 @@ pub fn settings() -> Result<Settings> {
 ///
 /// # Errors
 /// `file:line: device: message`.
-pub fn check_device(layered: &Layered, plan: &Plan) -> Result<()> {
+pub fn check_device(layered: &Layered, device: &str) -> Result<()> {
     layered.check(|check| {
-        if let Err(problem) = DeviceChoice::parse(&plan.recipe.device).and_then(ops::open) {
+        if let Err(problem) = DeviceChoice::parse(device).and_then(ops::open) {
             check.bad("device", format!("{problem:#}"));
         }
     })

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use realign::checkpoint::{self, Checkpoint};
+use realign::checkpoint::TrainedRun;
 use realign::files::write_whole;
-use realign::recipe::{LabelSampling, Layered, Plan};
+use realign::recipe::{LabelSampling, Plan};
 use realign::sample::{ImageWriter, Sampling, draw_pictures, sample_labels};
-use realign::train::{Assembly, build_model};
+use realign::train::Assembly;
 
 use super::recipe_args::{check_device, settings};
 use crate::progress::pictures_bar;
@@ -49,17 +49,14 @@ impl Sample {
     /// # Errors
     /// There is no such run, or the disk refuses.
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
-        let path = self.run.join("recipe.yaml");
-        ensure!(path.exists(), "`{}` is not a run folder: it has no `recipe.yaml`", self.run.display());
         ensure!(self.num > 0 && self.batch > 0, "--num and --batch must be at least 1");
-        let layered = Layered::load_over(&settings()?, &path, Some("none"), &self.sets)?;
-        let plan = Plan::new(&layered)?;
-        check_device(&layered, &plan)?;
-        let checkpoint = checkpoint_of(&self.run, self.step)?;
-        let assembly = Assembly::new(&plan)?;
-        let weights = &plan.recipe.sample.weights;
-        let model = checkpoint::load_weights(build_model(&plan, &assembly.device)?, &checkpoint, weights)?;
-        let labels = self.labels(&plan, assembly.dataset.num_classes())?;
+        let trained = TrainedRun::open(&settings()?, &self.run, &self.sets)?;
+        let plan = &trained.plan;
+        check_device(&trained.layered, &plan.recipe.device)?;
+        let checkpoint = trained.checkpoint(self.step)?;
+        let assembly = Assembly::new(plan)?;
+        let model = trained.model(&checkpoint, &plan.recipe.sample.weights, &assembly.device)?;
+        let labels = self.labels(plan, assembly.dataset.num_classes())?;
         let sampling = Sampling::new(&plan.recipe.sample, self.seed);
         let target = self
             .out
@@ -83,7 +80,7 @@ impl Sample {
         }
         bar.finish_and_clear();
         writer.finish()?;
-        self.describe(&plan, &target, checkpoint.step)?;
+        self.describe(plan, &target, checkpoint.step)?;
         writeln!(out, "{} pictures of step {} in {}", self.num, checkpoint.step, target.display())?;
         Ok(ExitCode::SUCCESS)
     }
@@ -116,24 +113,5 @@ impl Sample {
         path.push(".json");
         let text = serde_json::to_string_pretty(&about).context("cannot write the settings")? + "\n";
         write_whole(Path::new(&path), text.as_bytes())
-    }
-}
-
-/// The checkpoint of a step of a run, or its newest whole one.
-///
-/// # Errors
-/// There is none; names the steps that there are.
-pub fn checkpoint_of(run: &Path, step: Option<u64>) -> Result<Checkpoint> {
-    let folder = run.join("checkpoints");
-    match step {
-        None => {
-            checkpoint::newest(&folder).0.with_context(|| format!("`{}` holds no whole checkpoint", folder.display()))
-        }
-        Some(step) => {
-            let all = checkpoint::checkpoints(&folder);
-            let steps: Vec<String> = all.iter().map(|found| found.step.to_string()).collect();
-            let found = all.into_iter().find(|found| found.step == step);
-            found.with_context(|| format!("no checkpoint of step {step}; there are: {}", steps.join(", ")))
-        }
     }
 }

@@ -7,7 +7,7 @@ use burn::tensor::Device;
 
 use super::{Checkpoint, State, folder, tensors, write_parts};
 use crate::recipe::{Layered, Plan};
-use crate::train::{build_model, describe, fresh_moments};
+use crate::train::{Frame, build_model, describe, fresh_moments};
 use crate::weights::{
     CheckpointLayout, HostTensor, KeyMap, ParamInfo, StateDict, TensorFile, parameters, state_dict, write_safetensors,
     write_torch,
@@ -69,12 +69,13 @@ pub fn import(
     let stats = layout.has_latent_norm.then(|| latents_stats(&file, averages.first().map_or(weights, |first| first.1)));
     let state =
         State { step, optimizer_step: 0, recipe_digest: plan.digest()?, version: env!("CARGO_PKG_VERSION").into() };
-    let path = write_parts(run_dir, &state, |write| {
-        write("optimizer", fresh_moments(&source.params))?;
-        write("model", read("weights", weights)?)?;
-        averages.iter().try_for_each(|(name, prefixes)| write(name, read(name, prefixes)?))
+    let path = write_parts(run_dir, step, |write| {
+        write("optimizer", &fresh_moments(&source.params))?;
+        write("model", &read("weights", weights)?)?;
+        averages.iter().try_for_each(|(name, prefixes)| write(name, &read(name, prefixes)?))?;
+        Ok(state)
     })?;
-    describe(plan, layered, None, run_dir)?;
+    describe(&Frame::of_diffusion(plan, layered)?, serde_json::Map::new(), run_dir)?;
     if let Some(stats) = stats.transpose()? {
         write_safetensors(&run_dir.join(LATENTS_STATS), &stats)?;
         notes.push(format!("statistics of the latents: {}", run_dir.join(LATENTS_STATS).display()));

@@ -3,12 +3,16 @@
 pub mod crop;
 pub mod files;
 pub mod image;
+pub mod in_order;
 pub mod latents;
 pub mod loader;
 pub mod order;
+pub mod pictures;
 pub mod resample;
 
 pub use crop::adm_center_crop;
 pub use files::FileTree;
 pub use image::RgbImage;
+pub use in_order::{image_tensor, in_order};
 pub use loader::{Batch, Loader, LoaderConfig};
+pub use pictures::{Fit, Pictures};

@@ -10,6 +10,7 @@ mod linear;
 mod norm;
 mod patch;
 mod position;
+mod resample;
 mod time;
 
 pub use conv::GridConv2d;
@@ -19,4 +20,5 @@ pub use linear::Linear;
 pub use norm::{LayerNorm, RmsNorm};
 pub use patch::{PatchEmbed, patchify, unpatchify};
 pub use position::{RotaryTable, sincos_position_table};
+pub use resample::Resampling;
 pub use time::{TimestepEmbedder, time_features};
