@@ -1,6 +1,6 @@
 //! Published checkpoints of SiT networks, and how each project names their tensors.
 
-use realign::weights::{CheckpointLayout, KeyMap, LayoutContext, PublishedWeights, WeightSource};
+use realign::weights::{CheckpointLayout, KeyMap, LayoutContext, PublishedWeights};
 
 /// `{model, ema}` of willisma/SiT, or one of them alone. Its network predicts a variance too, which nobody uses.
 static SIT: CheckpointLayout = CheckpointLayout {
@@ -58,28 +58,15 @@ fn repa(ctx: &LayoutContext) -> KeyMap {
     map
 }
 
-static SIT_XL_2: PublishedWeights = PublishedWeights {
-    name: "sit-xl-2-256",
-    file: "SiT-XL-2-256x256.pt",
-    source: WeightSource::Url(
-        "https://www.dl.dropboxusercontent.com/scl/fi/as9oeomcbub47de5g4be0/SiT-XL-2-256.pt?rlkey=uxzxmpicu46coq3msb17b9ofa&dl=0",
-    ),
-    layout: "sit",
-    license: "MIT",
-    gated: false,
-    num_bytes: None,
-    sha256: None,
-    expects: None,
-};
+/// The networks of both projects at their largest.
+fn published() -> Vec<PublishedWeights> {
+    let drop = "https://www.dl.dropboxusercontent.com/scl/fi";
+    let sit = format!("{drop}/as9oeomcbub47de5g4be0/SiT-XL-2-256.pt?rlkey=uxzxmpicu46coq3msb17b9ofa&dl=0");
+    let repa = format!("{drop}/cxedbs4da5ugjq5wg3zrg/last.pt?rlkey=8otgrdkno0nd89po3dpwngwcc&st=apcc645o&dl=0");
+    vec![
+        PublishedWeights::new("sit-xl-2-256", "SiT-XL-2-256x256.pt", &sit, "sit", "MIT"),
+        PublishedWeights::new("repa-sit-xl-2-256", "REPA-SiT-XL-2-256x256.pt", &repa, "repa", "MIT"),
+    ]
+}
 
-static REPA_XL_2: PublishedWeights = PublishedWeights {
-    name: "repa-sit-xl-2-256",
-    file: "REPA-SiT-XL-2-256x256.pt",
-    source: WeightSource::Url(
-        "https://www.dl.dropboxusercontent.com/scl/fi/cxedbs4da5ugjq5wg3zrg/last.pt?rlkey=8otgrdkno0nd89po3dpwngwcc&st=apcc645o&dl=0",
-    ),
-    layout: "repa",
-    ..SIT_XL_2
-};
-
-realign::publish_weights!(SIT_XL_2, REPA_XL_2);
+realign::publish_weights!(published);
