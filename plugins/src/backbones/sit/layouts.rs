@@ -70,3 +70,48 @@ fn published() -> Vec<PublishedWeights> {
 }
 
 realign::publish_weights!(published);
+
+#[cfg(test)]
+mod tests {
+    use super::super::SiTConfig;
+    use super::*;
+    use realign::burn::tensor::{Device, Tensor, TensorData};
+    use realign::erase::Slot;
+    use realign::nn::ParamBuilder;
+    use realign::plugin::{
+        BackboneConfig, BackboneContext, BackboneInput, BackboneKind, Condition, ConditionSpec, Times,
+    };
+    use realign::weights::{TensorFile, find_layout, load_state_dict, parameters, read_weights, to_host};
+    use std::path::PathBuf;
+
+    fn fixture(name: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/weights").join(name)
+    }
+
+    #[test]
+    fn a_network_of_the_original_code_computes_here_what_it_computes_there() {
+        let (device, recorded) = (Device::flex(), read_weights(&fixture("sit-original.safetensors")).unwrap());
+        let sizes = SiTConfig { size: None, hidden_size: Some(12), depth: Some(2), ..Default::default() };
+        let config = SiTConfig { num_heads: Some(3), patch_size: Some(2), time_reversed: true, ..sizes };
+        let condition = ConditionSpec::Labels { num_classes: 5 };
+        let ctx = BackboneContext { input: [3, 6, 6], condition, has_interval: false };
+        let network = Slot::<BackboneKind>::new(config.build(&ctx, &ParamBuilder::new(&device, 1)).unwrap());
+        let layout = find_layout("sit").unwrap();
+        let map = (layout.key_map)(&LayoutContext { channels: 3, depth: 2, encoder_depth: None }).strip(&["ema."]);
+        let file = TensorFile::open(&fixture("sit-original.pt")).unwrap();
+        let network = load_state_dict(network.clone(), map.take(&file, &parameters(&network)).unwrap()).unwrap();
+        let tensor = |name: &str| TensorData::new(recorded[name].values.clone(), recorded[name].shape.clone());
+        let t = Tensor::<1>::from_data(tensor("t"), &device);
+        let labels: Vec<i64> = recorded["y"].values.iter().map(|label| *label as i64).collect();
+        let input = BackboneInput {
+            x: Tensor::from_data(tensor("x"), &device),
+            times: Times::at(1.0 - t), // their time runs from noise to data
+            condition: Condition::labels(&labels, &device),
+            taps: &[],
+        };
+        let velocity = to_host(network.forward(input).prediction);
+        for (ours, theirs) in velocity.iter().zip(&recorded["velocity"].values) {
+            assert!((ours + theirs).abs() < 1e-4 * (1.0 + theirs.abs()), "{ours} and {theirs}"); // f32 sums
+        }
+    }
+}
