@@ -1,6 +1,7 @@
 //! AdamW over all trainable parameters, with clipping by global norm.
 
 use anyhow::Result;
+use burn::module::Module;
 use burn::tensor::{Gradients as Graph, Tensor, TensorData};
 
 use super::flat::{flat_gradients, flat_parameters, with_flat};
@@ -43,7 +44,7 @@ pub struct Gradients(Vec<Tensor<1>>);
 
 impl Gradients {
     /// Adds the gradients of one backward pass.
-    pub fn add(&mut self, model: &TrainModel, mut graph: Graph) {
+    pub fn add<M: Module>(&mut self, model: &M, mut graph: Graph) {
         let new = flat_gradients(model, &mut graph);
         if self.0.is_empty() {
             self.0 = new;
@@ -55,7 +56,7 @@ impl Gradients {
 
 impl Gradients {
     /// The gradients by parameter name.
-    pub fn by_name(&self, model: &TrainModel) -> StateDict {
+    pub fn by_name<M: Module>(&self, model: &M) -> StateDict {
         let (names, params) = flat_parameters(model, true);
         let shape = |tensor: &Tensor<1>| tensor.dims().to_vec();
         let host = params
