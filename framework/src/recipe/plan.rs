@@ -11,8 +11,8 @@ use super::missing::Missing;
 use super::schema::{Recipe, ScheduleShape};
 use crate::plugin::encoder::WeightFile;
 use crate::plugin::{
-    BackboneConfig, BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderContext, EncoderSpec, LatentShape, PatchGrid,
-    SamplerConfig,
+    BackboneConfig, BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderContext, EncoderSpec,
+    LatentShape, PatchGrid, SamplerConfig,
 };
 use crate::registry;
 

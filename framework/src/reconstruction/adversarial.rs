@@ -31,13 +31,13 @@ pub struct LeCam {
 }
 
 impl LeCam {
-    /// `mean max(0, real − average fake)² + mean max(0, average real − fake)²`.
+    /// `max(0, mean real − average fake)² + max(0, average real − mean fake)²`, as the reference takes the means first.
     ///
     /// # Shapes
     /// * `real`, `fake`: logits of any shape, result: `[1]`
     pub fn loss<const D: usize>(&self, real: Tensor<D>, fake: Tensor<D>) -> Tensor<1> {
-        let above = relu(real - self.fake.clone().reshape([1; D])).square().mean();
-        above + relu(-fake + self.real.clone().reshape([1; D])).square().mean()
+        let above = relu(real.mean() - self.fake.clone()).square();
+        above + relu(self.real.clone() - fake.mean()).square()
     }
 
     /// Takes in the logits of a step; no gradient passes.

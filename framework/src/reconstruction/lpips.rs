@@ -14,7 +14,7 @@ use crate::erase::At;
 use crate::nn::{Conv2d, Init, ParamBuilder, Sequential};
 use crate::ops::ConvShape;
 use crate::plugin::encoder::WeightFile;
-use crate::weights::{StateDict, load_state_dict, read_safetensors};
+use crate::weights::{StateDict, load_state_dict, read_weights};
 
 /// Mean and deviation of VGG's pictures in [-1, 1].
 const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
@@ -129,14 +129,13 @@ impl Lpips {
                 bail!("LPIPS needs `{}`; get it with `{}`", file.path.display(), file.command);
             }
         }
-        let read = |path: &Path| read_safetensors(path);
         let mut dict = StateDict::new();
-        for (name, tensor) in read(&files.vgg)? {
+        for (name, tensor) in read_weights(&files.vgg)? {
             if let Some(name) = vgg_name(&name) {
                 dict.insert(name, tensor);
             }
         }
-        dict.extend(read(&files.linear)?.into_iter().filter(|(name, _)| name.starts_with("lin")));
+        dict.extend(read_weights(&files.linear)?.into_iter().filter(|(name, _)| name.starts_with("lin")));
         let network = Self::new(&ParamBuilder::new(device, 0), Self::WIDTHS);
         let place = || format!("`{}` with `{}`", files.vgg.display(), files.linear.display());
         Ok(load_state_dict(network, dict).with_context(place)?.no_grad())

@@ -125,7 +125,8 @@ fn images(batch: &Batch, device: &Device) -> Result<Tensor<4>> {
 
 fn build_term(plan: &Plan, term: &AlignmentTerm, device: &Device) -> Result<Term> {
     let context = plan.encoder_context();
-    let encoders = term.encoders.iter().map(|encoder| Ok(Slot::new(encoder.build(&context, device).context("encoder")?)));
+    let encoders =
+        term.encoders.iter().map(|encoder| Ok(Slot::new(encoder.build(&context, device).context("encoder")?)));
     Ok(Term {
         num_projectors: term.encoders.len(),
         encoders: encoders.collect::<Result<_>>()?,

@@ -1,25 +1,15 @@
 // GroupNorm of channels-last pictures, alone or followed by SiLU.
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <ATen/ops/native_group_norm.h>
 #include <ATen/ops/native_group_norm_backward.h>
 #include <ATen/ops/silu_backward.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define RL_SIMD __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define RL_SIMD
-#endif
+#include "shim.h"
 
-using at::Tensor;
-typedef Tensor* Handle;
-
-extern "C" void rl_set_last_error(const char* message);
+using namespace realign;
 
 namespace {
 // exp(x) to two units in the last place, in operations that compilers vectorize: x = n ln 2 + r, a polynomial of r
@@ -174,9 +164,8 @@ void affine(const Rows& r, const float* w, const float* b, const float* mean, co
 void expect_groups(const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t groups) {
   TORCH_CHECK(x.dim() == 4 && groups > 0 && x.size(1) % groups == 0, "pictures of ", x.sizes(),
               " have no whole number of channels in each of ", groups, " groups");
-  for (const Tensor* vector : {&weight, &bias})
-    TORCH_CHECK(vector->dim() == 1 && vector->size(0) == x.size(1), "a parameter of ", vector->sizes(),
-                " does not fit pictures of ", x.sizes());
+  expect_vector("a weight", weight, x.size(1));
+  expect_vector("a bias", bias, x.size(1));
 }
 
 bool has_kernel(const Tensor& x) { return x.device().is_cpu() && x.scalar_type() == at::kFloat; }
@@ -223,7 +212,7 @@ void forward(const Tensor& x_, const Tensor& w_, const Tensor& b_, int64_t group
 void backward(const Tensor& g_, const Tensor& x_, const Tensor& w_, const Tensor& b_, const Tensor& mean,
               const Tensor& rstd, int64_t groups, bool silu, Tensor* gx_, Tensor* gw_, Tensor* gb_) {
   expect_groups(x_, w_, b_, groups);
-  TORCH_CHECK(g_.sizes() == x_.sizes(), "a gradient of ", g_.sizes(), " does not fit ", x_.sizes());
+  expect_equal("a gradient", x_, g_);
   if (!has_kernel(x_)) {
     const Tensor x = x_.contiguous();
     Tensor g = g_.contiguous();
@@ -284,31 +273,13 @@ void backward(const Tensor& g_, const Tensor& x_, const Tensor& w_, const Tensor
 extern "C" {
 int rl_group_norm(Handle x, Handle w, Handle b, int64_t groups, double eps, int silu, Handle* y, Handle* mean,
                   Handle* rstd) {
-  try {
-    Tensor out[3];
-    forward(*x, *w, *b, groups, eps, silu != 0, out, out + 1, out + 2);
-    *y = new Tensor(out[0]);
-    *mean = new Tensor(out[1]);
-    *rstd = new Tensor(out[2]);
-    return 0;
-  } catch (const std::exception& e) {
-    rl_set_last_error(e.what());
-    return -1;
-  }
+  RL_TRY(Tensor out[3]; forward(*x, *w, *b, groups, eps, silu != 0, out, out + 1, out + 2); *y = own(out[0]);
+         *mean = own(out[1]); *rstd = own(out[2]))
 }
 
 int rl_group_norm_backward(Handle g, Handle x, Handle w, Handle b, Handle mean, Handle rstd, int64_t groups, int silu,
                            Handle* gx, Handle* gw, Handle* gb) {
-  try {
-    Tensor out[3];
-    backward(*g, *x, *w, *b, *mean, *rstd, groups, silu != 0, out, out + 1, out + 2);
-    *gx = new Tensor(out[0]);
-    *gw = new Tensor(out[1]);
-    *gb = new Tensor(out[2]);
-    return 0;
-  } catch (const std::exception& e) {
-    rl_set_last_error(e.what());
-    return -1;
-  }
+  RL_TRY(Tensor out[3]; backward(*g, *x, *w, *b, *mean, *rstd, groups, silu != 0, out, out + 1, out + 2);
+         *gx = own(out[0]); *gw = own(out[1]); *gb = own(out[2]))
 }
 }

@@ -9,7 +9,7 @@ use realign::nn::ParamBuilder;
 use realign::plugin::encoder::WeightFile;
 use realign::plugin::{Autoencoder, AutoencoderConfig, LatentShape};
 use realign::recipe::Check;
-use realign::weights::{load_state_dict, read_safetensors};
+use realign::weights::{load_state_dict, read_weights};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -219,7 +219,7 @@ impl SdVaeConfig {
         let seed = if let Weights::Random { seed } = self.weights { seed } else { 0 };
         let network = AutoencoderKl::new(&sizes, norm, &ParamBuilder::new(device, seed));
         let Some(path) = self.weight_file(weights_dir) else { return Ok(Box::new(network)) };
-        let load = || load_state_dict(network, first_names(read_safetensors(&path)?, sizes.channels.len())?);
+        let load = || load_state_dict(network, first_names(read_weights(&path)?, sizes.channels.len())?);
         Ok(Box::new(load().with_context(|| format!("`{}`", path.display()))?))
     }
 }
@@ -257,7 +257,7 @@ impl AutoencoderConfig for SdVaeConfig {
             (Norm::FixedScale { scale }, _) => LatentNorm::fixed(*scale, channels).context("latent_norm.scale")?,
             (Norm::ChannelStats { .. }, path) => {
                 let path = path.context("latent_norm names no file")?;
-                let stats = || LatentNorm::from_file(&read_safetensors(&path)?, channels);
+                let stats = || LatentNorm::from_file(&read_weights(&path)?, channels);
                 stats().with_context(|| format!("`{}`", path.display()))?
             }
         };

@@ -6,14 +6,18 @@ use realign::weights::StateDict;
 /// The tensors under their names in the first code (CompVis, REPA-E), from either layout.
 ///
 /// diffusers counts decoder levels from the coarsest and keeps the attention's maps as matrices; its older files call
-/// them `query`, `key`, `value` and `proj_attn`. What belongs to a training loss (`loss.`) is left out.
+/// them `query`, `key`, `value` and `proj_attn`. A checkpoint's `state_dict.` is cut off, and what belongs to its training
+/// loss (`loss.`) is left out.
 ///
 /// # Errors
 /// Two tensors would get the same name.
 pub fn first_names(dict: StateDict, num_levels: usize) -> Result<StateDict> {
     let mut renamed = StateDict::new();
-    for (name, mut tensor) in dict.into_iter().filter(|(name, _)| !name.starts_with("loss.")) {
-        let new = first_name(&name, num_levels);
+    for (name, mut tensor) in dict {
+        let new = first_name(name.strip_prefix("state_dict.").unwrap_or(&name), num_levels);
+        if new.starts_with("loss.") {
+            continue;
+        }
         let is_map = [".q.weight", ".k.weight", ".v.weight", ".proj_out.weight"].iter().any(|end| new.ends_with(end));
         if is_map && tensor.shape.len() == 2 {
             tensor.shape.extend([1, 1]);
