@@ -5,7 +5,6 @@ use burn::module::Module;
 use burn::tensor::{Gradients as Graph, Tensor, TensorData};
 
 use super::flat::{flat_gradients, flat_parameters, with_flat};
-use super::model::TrainModel;
 use crate::ops::{self, AdamWState, AdamWStep};
 use crate::recipe::Decayed;
 use crate::weights::{HostTensor, ParamInfo, StateDict, parameters, to_host};
@@ -26,7 +25,7 @@ pub struct OptimizerSettings {
 }
 
 /// Places of the trainable parameters by weight decay, in the order of [`flat_parameters`].
-fn groups(model: &TrainModel, settings: OptimizerSettings) -> Vec<(Vec<usize>, f64)> {
+fn groups<M: Module>(model: &M, settings: OptimizerSettings) -> Vec<(Vec<usize>, f64)> {
     let trainable = parameters(model).into_iter().filter(|param| param.is_trainable);
     let is_decayed = |param: &ParamInfo| match settings.decayed {
         Decayed::All => true,
@@ -80,7 +79,7 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// An optimizer that has done no step.
-    pub fn new(model: &TrainModel, settings: OptimizerSettings) -> Self {
+    pub fn new<M: Module>(model: &M, settings: OptimizerSettings) -> Self {
         let (names, params) = flat_parameters(model, true);
         let zeros = || params.iter().map(Tensor::zeros_like).collect();
         let state = AdamWState { first: zeros(), second: zeros() };
@@ -88,7 +87,7 @@ impl Optimizer {
     }
 
     /// One update of the model. Returns the gradient's global norm before clipping, `[1]`.
-    pub fn step(&mut self, model: &mut TrainModel, gradients: Gradients, lr: f64) -> Tensor<1> {
+    pub fn step<M: Module>(&mut self, model: &mut M, gradients: Gradients, lr: f64) -> Tensor<1> {
         let (_, mut params) = flat_parameters(model, true);
         let Some(device) = params.first().map(Tensor::device) else {
             return Tensor::zeros([1], &burn::tensor::Device::flex());
