@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use realign::ops::{self, DeviceChoice};
-use realign::recipe::{Layered, Plan};
+use realign::recipe::{Job, Layered, Plan};
 
 /// A recipe, its profile and overrides.
 #[derive(Debug, Args)]
@@ -32,13 +32,25 @@ impl RecipeArgs {
     }
 }
 
+impl RecipeArgs {
+    /// As [`plan`](Self::plan), of a recipe of either sort.
+    ///
+    /// # Errors
+    /// As [`Layered::load`] and [`Job::new`].
+    pub fn job(&self) -> Result<(Layered, Job)> {
+        let layered = Layered::load(&self.recipe, self.profile.as_deref(), &self.sets)?;
+        let job = Job::new(&layered)?;
+        Ok((layered, job))
+    }
+}
+
 /// Opens the recipe's device once, so that one that is not there is refused at the line that asks for it.
 ///
 /// # Errors
 /// `file:line: device: message`.
-pub fn check_device(layered: &Layered, plan: &Plan) -> Result<()> {
+pub fn check_device(layered: &Layered, device: &str) -> Result<()> {
     layered.check(|check| {
-        if let Err(problem) = DeviceChoice::parse(&plan.recipe.device).and_then(ops::open) {
+        if let Err(problem) = DeviceChoice::parse(device).and_then(ops::open) {
             check.bad("device", format!("{problem:#}"));
         }
     })

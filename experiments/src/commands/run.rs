@@ -11,9 +11,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 use realign::eval::{Classifier, ClassifierReport};
 use realign::files::write_whole;
-use realign::recipe::Plan;
+use realign::recipe::{Job, Layered, Plan};
 use realign::sample::{Sampling, draw_pictures};
-use realign::train::{RunOptions, Trainer};
+use realign::train::{Frame, ProgramRun, RunOptions, Trainable, Trainer};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -41,25 +41,62 @@ impl Run {
     /// # Errors
     /// The recipe does not fit together, or training fails.
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
-        let (layered, plan) = self.recipe.plan()?;
-        check_device(&layered, &plan)?;
+        let (layered, job) = self.recipe.job()?;
+        match &job {
+            Job::Diffusion(plan) => self.diffusion(&layered, plan, out),
+            Job::Program(plan) => {
+                check_device(&layered, &plan.recipe.device)?;
+                let run_dir = self.run_dir.clone().map_or_else(|| plan.run_dir(&self.runs), Ok)?;
+                let frame = Frame::of_program(plan, &layered)?;
+                self.program(ProgramRun::new(plan)?, &frame, run_dir, out)
+            }
+        }
+    }
+
+    fn diffusion(&self, layered: &Layered, plan: &Plan, out: &mut dyn Write) -> Result<ExitCode> {
+        check_device(layered, &plan.recipe.device)?;
         let run_dir = self.run_dir.clone().map_or_else(|| plan.run_dir(&self.runs), Ok)?;
+        if let Some(program) = &plan.recipe.program {
+            let frame = Frame::of_diffusion(plan, layered)?;
+            return self.program(ProgramRun::with_diffusion(plan, &**program)?, &frame, run_dir, out);
+        }
         let stop = stop_flag()?;
         let mut progress = Progress::new();
         let options = RunOptions { run_dir: run_dir.clone(), stop: &stop };
-        let trainer = realign::train::run(&plan, &layered, options, &mut progress)?;
+        let trainer = realign::train::run(plan, layered, options, &mut progress)?;
         drop(progress);
         if trainer.step < plan.recipe.train.steps {
             // The progress has said that it stopped.
             return Ok(ExitCode::SUCCESS);
         }
         if plan.recipe.log.classifier {
-            judge(&plan, &trainer, &run_dir, out)?;
+            judge(plan, &trainer, &run_dir, out)?;
         }
-        writeln!(out, "run folder: {}", run_dir.display())?;
-        writeln!(out, "TensorBoard: tensorboard --logdir {}", run_dir.display())?;
-        Ok(ExitCode::SUCCESS)
+        say_where(&run_dir, out)
     }
+
+    fn program(
+        &self,
+        mut run: ProgramRun,
+        frame: &Frame<'_>,
+        run_dir: PathBuf,
+        out: &mut dyn Write,
+    ) -> Result<ExitCode> {
+        let stop = stop_flag()?;
+        let mut progress = Progress::new();
+        run.run(frame, RunOptions { run_dir: run_dir.clone(), stop: &stop }, &mut progress)?;
+        drop(progress);
+        if run.steps_done() < frame.train.steps {
+            return Ok(ExitCode::SUCCESS);
+        }
+        say_where(&run_dir, out)
+    }
+}
+
+fn say_where(run_dir: &Path, out: &mut dyn Write) -> Result<ExitCode> {
+    writeln!(out, "run folder: {}", run_dir.display())?;
+    writeln!(out, "TensorBoard: tensorboard --logdir {}", run_dir.display())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Set by the first SIGINT or SIGTERM; the second ends the program at once.

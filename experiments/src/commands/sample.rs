@@ -52,7 +52,7 @@ impl Sample {
         ensure!(self.num > 0 && self.batch > 0, "--num and --batch must be at least 1");
         let trained = TrainedRun::open(&self.run, &self.sets)?;
         let plan = &trained.plan;
-        check_device(&trained.layered, plan)?;
+        check_device(&trained.layered, &plan.recipe.device)?;
         let checkpoint = trained.checkpoint(self.step)?;
         let assembly = Assembly::new(plan)?;
         let model = trained.model(&checkpoint, &plan.recipe.sample.weights, &assembly.device)?;

@@ -7,6 +7,7 @@ use figment::value::{Dict, Tag, Value};
 
 use super::merge::{Clash, Part, merge, set};
 use super::origin::{Layer, Source};
+use super::program::{is_key, stands_alone};
 use super::text::{folder_of, read, shown};
 use super::yaml::{Fault, parse};
 
@@ -102,7 +103,10 @@ impl Loading {
         Ok(())
     }
 
-    fn lay(&mut self, value: Value, source: Source, part: Part) -> Result<()> {
+    fn lay(&mut self, mut value: Value, source: Source, part: Part) -> Result<()> {
+        if let (Part::Profile, Value::Dict(_, section), true) = (part, &mut value, stands_alone(&self.root)) {
+            section.retain(|key, _| is_key(key));
+        }
         let (layer, value) = Layer::new(value, source)?;
         self.layers.push(layer);
         let merged = merge(&mut self.root, value, "", part);

@@ -20,6 +20,7 @@ mod missing;
 mod origin;
 mod plan;
 mod profiles;
+mod program;
 mod resolved;
 mod schema;
 mod text;
@@ -29,6 +30,7 @@ pub use check::Check;
 pub use layers::Layered;
 pub use missing::Missing;
 pub use plan::Plan;
+pub use program::{Job, ProgramPlan, ProgramRecipe};
 pub use schema::{
     AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, LogSection, Recipe, SampleSection,
     ScheduleSection, ScheduleShape, TrainSection,

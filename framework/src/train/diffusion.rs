@@ -25,15 +25,7 @@ const PREVIEW_SIDE: usize = 64; // pixels of the smallest picture that a person 
 /// saved where that is possible; checkpoints that are there stay.
 pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut dyn EventSink) -> Result<Trainer> {
     let mut diffusion = Diffusion { trainer: Trainer::new(plan)?, plan };
-    let frame = Frame {
-        recipe_name: &plan.recipe_name,
-        profile_name: &plan.profile_name,
-        digest: plan.digest()?,
-        seed: plan.recipe.seed,
-        train: &plan.recipe.train,
-        log: plan.recipe.log,
-        layered,
-    };
+    let frame = Frame::of_diffusion(plan, layered)?;
     run_loop(&frame, &mut diffusion, options, sink)?;
     Ok(diffusion.trainer)
 }

@@ -12,7 +12,7 @@ use super::trainer::StepStats;
 use crate::checkpoint;
 use crate::files::write_whole;
 use crate::log::{Event, EventSink, RunLog};
-use crate::recipe::{Layered, LogSection, TrainSection};
+use crate::recipe::{Layered, LogSection, Plan, ProgramPlan, TrainSection};
 
 const LOCK: &str = ".lock";
 
@@ -41,6 +41,28 @@ pub struct Frame<'a> {
     pub log: LogSection,
     /// The recipe with the origin of its values.
     pub layered: &'a Layered,
+}
+
+impl<'a> Frame<'a> {
+    /// Of a diffusion model's recipe.
+    ///
+    /// # Errors
+    /// A plugin's config cannot be written as YAML.
+    pub fn of_diffusion(plan: &'a Plan, layered: &'a Layered) -> Result<Self> {
+        let (Plan { recipe, recipe_name, profile_name, .. }, digest) = (plan, plan.digest()?);
+        let (seed, train, log) = (recipe.seed, &recipe.train, recipe.log);
+        Ok(Self { recipe_name, profile_name, digest, seed, train, log, layered })
+    }
+
+    /// Of a program's recipe.
+    ///
+    /// # Errors
+    /// A plugin's config cannot be written as YAML.
+    pub fn of_program(plan: &'a ProgramPlan, layered: &'a Layered) -> Result<Self> {
+        let (ProgramPlan { recipe, recipe_name, profile_name, .. }, digest) = (plan, plan.digest()?);
+        let (seed, train, log) = (recipe.seed, &recipe.train, recipe.log);
+        Ok(Self { recipe_name, profile_name, digest, seed, train, log, layered })
+    }
 }
 
 /// Trains to the last step, continuing what the run folder holds.

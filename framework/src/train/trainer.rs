@@ -44,6 +44,10 @@ pub struct StepStats {
 }
 
 impl StepStats {
+    pub(super) fn new(learning_rate: f64, wait_s: f64, scalars: Vec<(String, Tensor<1>)>) -> Self {
+        Self { learning_rate, wait_s, scalars }
+    }
+
     /// All scalars by tag, averaged over micro-batches.
     ///
     /// # Errors
