@@ -224,3 +224,26 @@ fn an_autoencoder_without_latents_and_a_missing_file_are_named() {
     let unfinished = train(&desk, &[CACHED, VAE]);
     unfinished.assert_refused(&["realign prepare latents"]);
 }
+
+#[test]
+fn a_tiny_network_steps_at_512_pixels() {
+    let sets = [
+        "data={type: shapes, num_examples: 4}",
+        "autoencoder={type: sd_vae, size: tiny, weights: {type: random}, latent_norm: {type: fixed_scale}}",
+        "conditioner.num_classes=16",
+        "backbone.size=null",
+        "backbone.hidden_size=16",
+        "backbone.depth=2",
+        "backbone.num_heads=2",
+        "backbone.patch_size=2",
+        "alignment.0.encoders=[{type: hog}]",
+        "alignment.0.encoder_depth=1",
+        "sample.sampler.num_steps=2",
+    ];
+    let mut args = vec!["check", RECIPE, "--profile", "imagenet512"];
+    sets.iter().for_each(|set| args.extend(["--set", set]));
+    let answer = Desk::new().run(&args);
+    answer.assert_done();
+    assert!(answer.out.contains("samples [4, 64, 64], grid 32x32"), "{}", answer.out);
+    assert!(answer.out.contains("loads, builds, steps and samples"), "{}", answer.out);
+}

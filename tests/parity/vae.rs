@@ -81,6 +81,7 @@ fn autoencoder(case: &Case, device: &Device) -> Result<Slot<AutoencoderKind>> {
         "num_res_blocks": case.config.size_or("layers_per_block", 2)?,
         "latent_channels": case.config.size_or("latent_channels", 4)?,
         "num_groups": case.config.size_or("norm_num_groups", 32)?,
+        "attention_levels": case.config.list("attention_levels"),
         "weights": { "type": "file", "path": path },
         "latent_norm": { "type": "fixed_scale" },
     }))?;
