@@ -1,6 +1,7 @@
 //! The program as its user meets it: what it writes, what it refuses and in which words.
 
 mod documents;
+mod encoders;
 mod generate;
 mod mistakes;
 mod pictures;

@@ -11,6 +11,7 @@ mod linear;
 mod norm;
 mod patch;
 mod position;
+mod resample;
 mod sequential;
 mod time;
 
@@ -22,5 +23,6 @@ pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm, RmsNorm};
 pub use patch::{PatchEmbed, patchify, unpatchify};
 pub use position::{RotaryTable, sincos_position_table};
+pub use resample::Resampling;
 pub use sequential::Sequential;
 pub use time::{TimestepEmbedder, time_features};

@@ -10,6 +10,8 @@
 #![allow(deprecated)] // burn marks its libtorch backend as deprecated; this module is the only one that names it
 
 mod activation;
+#[cfg(feature = "tch")]
+mod affine_layer_norm;
 mod attention;
 mod conv2d;
 mod cosine;
@@ -30,6 +32,7 @@ mod qk_norm;
 mod residual;
 mod rms_norm;
 mod rope;
+mod rotate_halves;
 mod swiglu;
 
 pub use activation::{gelu_tanh, silu};
@@ -47,4 +50,5 @@ pub use qk_norm::rotary_qk_norm;
 pub use residual::gated_residual;
 pub use rms_norm::{modulated_rms_norm, rms_norm};
 pub use rope::rotate_pairs;
+pub use rotate_halves::rotate_halves;
 pub use swiglu::swiglu;

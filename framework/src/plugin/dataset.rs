@@ -55,6 +55,12 @@ pub trait Dataset: Debug + Send + Sync {
         None
     }
 
+    /// Hash of what `get` returns, as far as it can be told without reading every picture; none where it cannot.
+    /// Features on disk are kept for data that has one.
+    fn digest(&self) -> Option<String> {
+        None
+    }
+
     /// Distinct examples that were unreadable so far and replaced by others.
     fn num_replaced(&self) -> usize {
         0

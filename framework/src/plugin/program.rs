@@ -1,14 +1,14 @@
 //! Training programs: what is trained, and what one optimizer step does, where that is not a diffusion model alone.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
 
 use super::dataset::Dataset;
-use super::encoder::WeightFile;
+use super::encoder::{EncoderConfig, WeightFile};
 use crate::data::loader::Batch;
 use crate::recipe::{Check, Plan, TrainSection};
 use crate::registry::Described;
@@ -42,6 +42,14 @@ pub trait Program: Debug {
     /// A network or the tensor library fails.
     fn previews(&self) -> Result<Vec<Preview>>;
 
+    /// What is measured beside the loss whenever previews are drawn: accuracies on held-out pictures, by tag.
+    ///
+    /// # Errors
+    /// Data cannot be read, or the tensor library fails.
+    fn measures(&self) -> Result<Vec<(String, f64)>> {
+        Ok(vec![])
+    }
+
     /// The trained weights by name, for histograms.
     fn weights(&self) -> StateDict;
 }
@@ -73,8 +81,13 @@ pub trait ProgramConfig: Described + Debug + Send + Sync {
     }
 
     /// Files it needs, with the command that gets each.
-    fn weights(&self, _weights_dir: &std::path::Path) -> Vec<WeightFile> {
+    fn weights(&self, _image_size: usize, _weights_dir: &Path) -> Vec<WeightFile> {
         vec![]
+    }
+
+    /// The encoder that it trains, whose weights lie in the checkpoint's file `encoder`.
+    fn encoder(&self) -> Option<&dyn EncoderConfig> {
+        None
     }
 
     /// Builds networks and optimizers at step 0.

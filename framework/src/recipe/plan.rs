@@ -69,7 +69,7 @@ impl Plan {
         DatasetContext { image_size: self.recipe.image_size, seed: self.recipe.seed }
     }
 
-    /// Hash of everything that decides the run's numbers: the recipe without logging, loader threads and the folder
+    /// Hash of everything that decides the run's numbers: the recipe without logging, loader threads, feature cache and the folder
     /// of published weights.
     ///
     /// Where the learning rate does not depend on the number of steps, neither does the hash: a run can be extended.
@@ -95,7 +95,7 @@ fn encoder_context(recipe: &Recipe, backbone_grid: PatchGrid) -> EncoderContext 
 
 pub(super) fn digest_of(mut recipe: serde_yaml::Value, train: &TrainSection) -> Result<String> {
     if let Some(map) = recipe.as_mapping_mut() {
-        for key in ["log", "loader", "weights_dir"] {
+        for key in ["log", "loader", "cache", "weights_dir"] {
             map.remove(key);
         }
         // A recipe from before there were programs keeps its digest.
@@ -139,7 +139,7 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
     }
     let backbone = record(check, "backbone", recipe.backbone.spec(&context))?;
     if let Some(program) = &recipe.program {
-        missing.extend(absent(program.weights(&recipe.weights_dir)));
+        missing.extend(absent(program.weights(recipe.image_size, &recipe.weights_dir)));
     }
     sampler("sample.sampler", &*recipe.sample.sampler, recipe, check);
     for (i, also) in recipe.sample.also.iter().enumerate() {

@@ -85,7 +85,8 @@ impl ProgramPlan {
     /// `file:line: key: message` for each value that cannot work.
     pub fn new(layered: &Layered) -> Result<Self> {
         let recipe: ProgramRecipe = layered.extract()?;
-        let mut missing: Vec<Missing> = absent(recipe.program.weights(&recipe.weights_dir)).collect();
+        let mut missing: Vec<Missing> =
+            absent(recipe.program.weights(recipe.image_size, &recipe.weights_dir)).collect();
         layered.check(|check| {
             validate_device(&recipe.device, check);
             check.range("image_size", recipe.image_size, 1, 4096);

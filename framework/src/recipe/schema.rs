@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cache_section::CacheSection;
 use super::check::Check;
 use crate::ops::DeviceChoice;
 use crate::plugin::{
@@ -32,6 +33,9 @@ pub struct Recipe {
     pub flip: f64,
     /// How batches are prepared.
     pub loader: LoaderSection,
+    /// Whether encoder features are kept after their first use.
+    #[serde(default)]
+    pub cache: CacheSection,
     /// From pictures to clean samples.
     pub autoencoder: Box<dyn AutoencoderConfig>,
     /// From labels or captions to conditions.
@@ -264,6 +268,7 @@ impl Recipe {
             check.range("num_workers", self.loader.num_workers, 0, 256);
             check.range("prefetch", self.loader.prefetch, 0, 1024);
         });
+        check.within("cache", |check| self.cache.validate(self.flip, check));
         check.within("autoencoder", |check| self.autoencoder.validate(check));
         check.within("conditioner", |check| self.conditioner.validate(check));
         check.within("backbone", |check| self.backbone.validate(check));

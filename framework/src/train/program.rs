@@ -160,6 +160,10 @@ impl Trainable for ProgramRun {
         ops::guard(|| self.program.previews())
     }
 
+    fn measures(&mut self) -> Result<Vec<(String, f64)>> {
+        ops::guard(|| self.program.measures())
+    }
+
     fn weights(&self) -> StateDict {
         self.program.weights()
     }

@@ -133,6 +133,10 @@ impl ImageFolder {
 }
 
 impl Dataset for ImageFolder {
+    fn digest(&self) -> Option<String> {
+        self.files.digest()
+    }
+
     fn len(&self) -> usize {
         self.pictures.len()
     }

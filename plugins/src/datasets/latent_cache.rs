@@ -82,6 +82,10 @@ impl Dataset for LatentsWithPictures {
         Ok(Example { label, ..example })
     }
 
+    fn digest(&self) -> Option<String> {
+        self.pictures.as_ref().and_then(|pictures| pictures.digest())
+    }
+
     fn latents(&self) -> Option<&dyn CachedLatents> {
         Some(&self.cache)
     }
