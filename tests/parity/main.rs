@@ -16,6 +16,8 @@ mod sit;
 mod sit_parts;
 mod spatial;
 mod train_steps;
+mod vae;
+mod vae_losses;
 
 use anyhow::{Result, bail};
 use case::{Case, files, stem};
@@ -55,10 +57,12 @@ const FAMILIES: &[(&str, Runner)] = &[
     ("encoder_siglip", encoders_vit::siglip),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
+    ("repa_e_loss_functions", vae_losses::loss_functions),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),
     ("spatial_metrics", spatial::spatial_metrics),
     ("spatial_norm", inputs::spatial_norm),
+    ("vae_", vae::vae),
 ];
 
 fn family(name: &str) -> Option<Runner> {

@@ -5,6 +5,7 @@
 mod alignment;
 mod assembly;
 mod cache_choice;
+mod cached;
 mod diffusion;
 mod ema;
 mod feature_cache;
