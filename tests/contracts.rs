@@ -4,6 +4,7 @@
 mod fitting;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor};
@@ -172,13 +173,15 @@ fn plugins_around_the_network_build_from_their_defaults_or_lack_weights_that_a_c
     for device in devices() {
         for plugin in of_kind("encoder") {
             let (encoder, grid) = (config::<Box<dyn EncoderConfig>>(plugin), PatchGrid::new(16, 16));
-            let context = EncoderContext { image_size: 256, backbone_grid: grid, device: device.clone() };
-            check(plugin, &encoder.spec(256, grid).unwrap().weights, encoder.build(&context));
+            let weights_dir = "pretrained_models".into();
+            let context = EncoderContext { image_size: 256, backbone_grid: grid, weights_dir };
+            check(plugin, &encoder.spec(&context).unwrap().weights, encoder.build(&context, &device));
         }
         for plugin in of_kind("autoencoder") {
             let autoencoder: Box<dyn AutoencoderConfig> = config(plugin);
             assert!(autoencoder.latent_shape(256).unwrap().iter().all(|size| *size > 0));
-            check(plugin, &autoencoder.weights(), autoencoder.build(&device));
+            let folder = Path::new("pretrained_models");
+            check(plugin, &autoencoder.weights(folder), autoencoder.build(folder, &device));
         }
         for plugin in of_kind("conditioner") {
             let context = ConditionerContext { num_classes: 7, device: device.clone() };

@@ -1,5 +1,7 @@
 //! Autoencoder `my_idea`: pictures at a fraction of their size, by averaging blocks of pixels.
 
+use std::path::Path;
+
 use anyhow::{Result, ensure};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -35,7 +37,7 @@ impl AutoencoderConfig for MyIdeaConfig {
         Ok([3, image_size / factor, image_size / factor])
     }
 
-    fn build(&self, _device: &Device) -> Result<Box<dyn Autoencoder>> {
+    fn build(&self, _weights_dir: &Path, _device: &Device) -> Result<Box<dyn Autoencoder>> {
         Ok(Box::new(MyIdea { factor: self.factor }))
     }
 
@@ -76,7 +78,7 @@ mod tests {
     fn a_plain_picture_survives_the_round_trip() {
         let device = Device::flex();
         let config = MyIdeaConfig { factor: 3 };
-        let coder = config.build(&device).unwrap();
+        let coder = config.build(Path::new("weights"), &device).unwrap();
         let latent = coder.encode(Tensor::full([2, 3, 9, 9], 51.0, &device), &Streams::new(0));
         assert_eq!(latent.dims()[1..], config.latent_shape(9).unwrap());
         let picture = coder.decode(latent);

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use burn::module::Module;
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use realign::plugin::{Encoder, EncoderConfig, EncoderContext, EncoderSpec, Features, PatchGrid};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,17 +16,18 @@ pub struct MyIdeaConfig {}
 
 #[typetag::serde(name = "my_idea")]
 impl EncoderConfig for MyIdeaConfig {
-    fn spec(&self, image_size: usize, backbone_grid: PatchGrid) -> Result<EncoderSpec> {
-        let PatchGrid { rows, columns } = backbone_grid;
+    fn spec(&self, ctx: &EncoderContext) -> Result<EncoderSpec> {
+        let (image_size, grid) = (ctx.image_size, ctx.backbone_grid);
+        let PatchGrid { rows, columns } = grid;
         ensure!(
             rows > 0 && columns > 0 && image_size.is_multiple_of(rows) && image_size.is_multiple_of(columns),
-            "encoder `my_idea`: a grid of {backbone_grid} does not divide pictures of {image_size} pixels"
+            "encoder `my_idea`: a grid of {grid} does not divide pictures of {image_size} pixels"
         );
-        Ok(EncoderSpec { grid: backbone_grid, channels: CHANNELS, weights: vec![] })
+        Ok(EncoderSpec { grid, channels: CHANNELS, weights: vec![] })
     }
 
-    fn build(&self, ctx: &EncoderContext) -> Result<Box<dyn Encoder>> {
-        let PatchGrid { rows, columns } = self.spec(ctx.image_size, ctx.backbone_grid)?.grid;
+    fn build(&self, ctx: &EncoderContext, _device: &Device) -> Result<Box<dyn Encoder>> {
+        let PatchGrid { rows, columns } = self.spec(ctx)?.grid;
         Ok(Box::new(MyIdea { rows, columns }))
     }
 }
@@ -58,14 +59,15 @@ impl Encoder for MyIdea {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use burn::tensor::Device;
+
+    fn context(image_size: usize, backbone_grid: PatchGrid) -> EncoderContext {
+        EncoderContext { image_size, backbone_grid, weights_dir: "weights".into() }
+    }
 
     #[test]
     fn each_patch_gives_its_mean_color_in_row_major_order() {
         let device = Device::flex();
-        let backbone_grid = PatchGrid::new(5, 5);
-        let context = EncoderContext { image_size: 15, backbone_grid, device: device.clone() };
-        let encoder = MyIdeaConfig::default().build(&context).unwrap();
+        let encoder = MyIdeaConfig::default().build(&context(15, PatchGrid::new(5, 5)), &device).unwrap();
         let white = Tensor::<4>::full([2, 3, 3, 3], 255.0, &device);
         let images = Tensor::zeros([2, 3, 15, 15], &device).slice_assign([0..2, 0..3, 3..6, 6..9], white);
         let tokens = encoder.encode(images).unwrap().tokens;
@@ -77,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_grid_that_does_not_fit_is_an_error() {
-        let error = MyIdeaConfig::default().spec(32, PatchGrid::new(5, 7)).unwrap_err().to_string();
+        let error = MyIdeaConfig::default().spec(&context(32, PatchGrid::new(5, 7))).unwrap_err().to_string();
         assert!(error.contains("5x7") && error.contains("32 pixels"), "{error}");
     }
 }

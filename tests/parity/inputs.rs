@@ -9,6 +9,7 @@ use realign::data::{RgbImage, adm_center_crop};
 use realign::plugin::{EncoderConfig, EncoderContext, NormalizerConfig, PatchGrid};
 use realign::sample::{Quantization, quantize};
 use serde_json::json;
+use std::path::PathBuf;
 
 /// Center crops of pictures, samples of posteriors, and bytes of decoded pictures.
 pub fn data_preprocess(case: &Case, device: &Device, found: &mut Comparison) -> Result<()> {
@@ -40,9 +41,9 @@ pub fn encoder_hog(case: &Case, device: &Device, found: &mut Comparison) -> Resu
         let resolution = count(&item["resolution"])?;
         let encoder: Box<dyn EncoderConfig> = serde_json::from_value(hog_settings(item["model_config"].as_str())?)?;
         let backbone_grid = PatchGrid::new(16, 16);
-        let context = EncoderContext { image_size: resolution, backbone_grid, device: device.clone() };
+        let context = EncoderContext { image_size: resolution, backbone_grid, weights_dir: PathBuf::new() };
         let images = case.tensor::<4>(&format!("in.{i}.raw"), device)?;
-        let features = encoder.build(&context)?.encode(images)?;
+        let features = encoder.build(&context, device)?.encode(images)?;
         found.forward(case, &format!("out.{i}.patch"), features.tokens)?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! From pictures to the samples that the backbone sees, and back.
 
 use std::fmt::Debug;
+use std::path::Path;
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
@@ -39,8 +40,8 @@ pub trait AutoencoderConfig: Described + Debug + Send + Sync {
     /// The picture size does not fit.
     fn latent_shape(&self, image_size: usize) -> Result<LatentShape>;
 
-    /// Files it needs, with the command that gets each.
-    fn weights(&self) -> Vec<super::encoder::WeightFile> {
+    /// Files it needs, with the command that gets each; `weights_dir` is the folder of published weights.
+    fn weights(&self, _weights_dir: &Path) -> Vec<super::encoder::WeightFile> {
         vec![]
     }
 
@@ -48,7 +49,7 @@ pub trait AutoencoderConfig: Described + Debug + Send + Sync {
     ///
     /// # Errors
     /// A missing or unfit weight file.
-    fn build(&self, device: &Device) -> Result<Box<dyn Autoencoder>>;
+    fn build(&self, weights_dir: &Path, device: &Device) -> Result<Box<dyn Autoencoder>>;
 
     /// Reports values that cannot work.
     fn validate(&self, _check: &mut Check<'_>) {}

@@ -61,30 +61,30 @@ pub struct WeightFile {
 }
 
 /// What an encoder is told about the run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncoderContext {
     /// Side of the pictures, in pixels.
     pub image_size: usize,
     /// Grid of the backbone that is aligned; below 256 pixels encoders follow it.
     pub backbone_grid: PatchGrid,
-    /// Where weights live.
-    pub device: Device,
+    /// Folder of published weights, for encoders whose recipe names no file.
+    pub weights_dir: PathBuf,
 }
 
 /// An encoder as a recipe names it.
 #[typetag::serde(tag = "type")]
 pub trait EncoderConfig: Described + Debug + Send + Sync {
-    /// Sizes for pictures of this size.
+    /// Sizes for pictures of the run's size.
     ///
     /// # Errors
     /// The picture size does not fit.
-    fn spec(&self, image_size: usize, backbone_grid: PatchGrid) -> Result<EncoderSpec>;
+    fn spec(&self, ctx: &EncoderContext) -> Result<EncoderSpec>;
 
     /// Builds it.
     ///
     /// # Errors
     /// A missing or unfit weight file.
-    fn build(&self, ctx: &EncoderContext) -> Result<Box<dyn Encoder>>;
+    fn build(&self, ctx: &EncoderContext, device: &Device) -> Result<Box<dyn Encoder>>;
 
     /// Reports values that cannot work.
     fn validate(&self, _check: &mut Check<'_>) {}

@@ -11,7 +11,7 @@ use super::missing::Missing;
 use super::schema::{Recipe, ScheduleShape};
 use crate::plugin::encoder::WeightFile;
 use crate::plugin::{
-    BackboneConfig, BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderSpec, LatentShape, PatchGrid,
+    BackboneConfig, BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderContext, EncoderSpec, LatentShape, PatchGrid,
     SamplerConfig,
 };
 use crate::registry;
@@ -59,12 +59,18 @@ impl Plan {
         backbone_context(&self.recipe, self.latent, self.condition)
     }
 
+    /// What encoders are told.
+    pub fn encoder_context(&self) -> EncoderContext {
+        encoder_context(&self.recipe, self.backbone.grid)
+    }
+
     /// What the data set is told.
     pub fn dataset_context(&self) -> DatasetContext {
         DatasetContext { image_size: self.recipe.image_size, seed: self.recipe.seed }
     }
 
-    /// Hash of everything that decides the run's numbers: the recipe without logging and loader threads.
+    /// Hash of everything that decides the run's numbers: the recipe without logging, loader threads and the folder
+    /// of published weights.
     ///
     /// Where the learning rate does not depend on the number of steps, neither does the hash: a run can be extended.
     ///
@@ -73,8 +79,9 @@ impl Plan {
     pub fn digest(&self) -> Result<String> {
         let mut value = serde_yaml::to_value(&self.recipe).context("cannot write the recipe")?;
         if let Some(map) = value.as_mapping_mut() {
-            map.remove("log");
-            map.remove("loader");
+            for key in ["log", "loader", "weights_dir"] {
+                map.remove(key);
+            }
         }
         if self.recipe.train.schedule.shape == ScheduleShape::Constant {
             value.get_mut("train").and_then(|train| train.as_mapping_mut()).map(|train| train.remove("steps"));
@@ -93,6 +100,10 @@ impl Plan {
     }
 }
 
+fn encoder_context(recipe: &Recipe, backbone_grid: PatchGrid) -> EncoderContext {
+    EncoderContext { image_size: recipe.image_size, backbone_grid, weights_dir: recipe.weights_dir.clone() }
+}
+
 struct Sizes {
     latent: LatentShape,
     condition: ConditionSpec,
@@ -109,7 +120,7 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
     let mut missing = vec![];
     let condition = condition(recipe, check, &mut missing)?;
     let latent = record(check, "autoencoder", recipe.autoencoder.latent_shape(recipe.image_size))?;
-    missing.extend(absent(recipe.autoencoder.weights()));
+    missing.extend(absent(recipe.autoencoder.weights(&recipe.weights_dir)));
     let context = backbone_context(recipe, latent, condition);
     if context.has_interval && !recipe.backbone.accepts_interval() {
         check.bad("backbone.type", no_interval(recipe));
@@ -120,6 +131,7 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
     for (i, also) in recipe.sample.also.iter().enumerate() {
         sampler(&format!("sample.also.{i}"), &**also, recipe, check);
     }
+    let context = encoder_context(recipe, backbone.grid);
     let mut encoders = vec![];
     for (i, term) in recipe.alignment.iter().enumerate() {
         check.within(&format!("alignment.{i}"), |check| {
@@ -127,7 +139,7 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
             let mut specs = vec![];
             for (k, encoder) in term.encoders.iter().enumerate() {
                 let key = format!("encoders.{k}");
-                let spec = record(check, &key, encoder.spec(recipe.image_size, backbone.grid));
+                let spec = record(check, &key, encoder.spec(&context));
                 if let Some(spec) = &spec {
                     grids(check, &key, spec.grid, backbone.grid);
                     missing.extend(absent(spec.weights.clone()));

@@ -1,5 +1,7 @@
 //! What a recipe says, section by section.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +21,9 @@ pub struct Recipe {
     pub seed: u64,
     /// `auto`, `cpu`, `flex`, `cuda` or `cuda:<index>`.
     pub device: String,
+    /// Folder of published weights, for parts whose own `weights` is left out.
+    #[serde(default = "default_weights_dir")]
+    pub weights_dir: PathBuf,
     /// Where pictures come from.
     pub data: Box<dyn DatasetConfig>,
     /// Side of the pictures, in pixels.
@@ -240,6 +245,10 @@ pub struct LogSection {
     pub histogram_every: u64,
     /// Whether a small classifier judges samples at the end; needs the data set `shapes`.
     pub classifier: bool,
+}
+
+fn default_weights_dir() -> PathBuf {
+    PathBuf::from("pretrained_models")
 }
 
 impl Recipe {

@@ -11,7 +11,7 @@ use crate::data::loader::Batch;
 use crate::erase::Slot;
 use crate::ops::{self, DeviceChoice};
 use crate::plugin::{
-    AutoencoderKind, ConditionerContext, ConditionerKind, Dataset, EncoderContext, Objective, ObjectiveInput, Sampler,
+    AutoencoderKind, ConditionerContext, ConditionerKind, Dataset, Objective, ObjectiveInput, Sampler,
 };
 use crate::recipe::{AlignmentTerm, Plan};
 use crate::streams::Streams;
@@ -63,7 +63,7 @@ impl Assembly {
             grid: plan.backbone.grid,
         };
         Ok(Self {
-            autoencoder: Slot::new(recipe.autoencoder.build(&device).context("autoencoder")?),
+            autoencoder: Slot::new(recipe.autoencoder.build(&recipe.weights_dir, &device).context("autoencoder")?),
             conditioner: Slot::new(recipe.conditioner.build(&context).context("conditioner")?),
             objective: recipe.objective.build(),
             sampler: recipe.sample.sampler.build(),
@@ -124,12 +124,8 @@ fn images(batch: &Batch, device: &Device) -> Result<Tensor<4>> {
 }
 
 fn build_term(plan: &Plan, term: &AlignmentTerm, device: &Device) -> Result<Term> {
-    let context = EncoderContext {
-        image_size: plan.recipe.image_size,
-        backbone_grid: plan.backbone.grid,
-        device: device.clone(),
-    };
-    let encoders = term.encoders.iter().map(|encoder| Ok(Slot::new(encoder.build(&context).context("encoder")?)));
+    let context = plan.encoder_context();
+    let encoders = term.encoders.iter().map(|encoder| Ok(Slot::new(encoder.build(&context, device).context("encoder")?)));
     Ok(Term {
         num_projectors: term.encoders.len(),
         encoders: encoders.collect::<Result<_>>()?,

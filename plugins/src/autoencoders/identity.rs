@@ -1,5 +1,7 @@
 //! Pixels as samples.
 
+use std::path::Path;
+
 use anyhow::Result;
 use realign::burn;
 use realign::burn::module::Module;
@@ -34,7 +36,7 @@ impl AutoencoderConfig for IdentityConfig {
         Ok([3, image_size, image_size])
     }
 
-    fn build(&self, _device: &Device) -> Result<Box<dyn Autoencoder>> {
+    fn build(&self, _weights_dir: &Path, _device: &Device) -> Result<Box<dyn Autoencoder>> {
         Ok(Box::new(Identity {}))
     }
 }
@@ -48,7 +50,7 @@ mod tests {
     #[test]
     fn black_and_white_become_minus_one_and_one() {
         let device = Device::flex();
-        let identity = IdentityConfig {}.build(&device).unwrap();
+        let identity = IdentityConfig {}.build(Path::new("weights"), &device).unwrap();
         let pixels = Tensor::<1>::from_floats([0.0, 127.5, 255.0], &device).reshape([1, 3, 1, 1]);
         let samples = identity.encode(pixels, &Streams::new(0));
         let values: Vec<f32> = identity.decode(samples).into_data().iter().collect();

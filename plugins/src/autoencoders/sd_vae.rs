@@ -1,6 +1,6 @@
 //! The Stable Diffusion autoencoder, as far as shapes go.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use realign::burn::tensor::Device;
@@ -16,23 +16,13 @@ const CHANNELS: usize = 4;
 /// run it yet.
 ///
 /// Source: Rombach et al., 2022; training spec of iREPA, `ldm/models/autoencoder.py`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SdVaeConfig {
-    /// The published weights.
-    pub weights: PathBuf,
-    /// Per-channel scale and bias of the latents.
-    pub latents_stats: PathBuf,
-}
-
-impl Default for SdVaeConfig {
-    fn default() -> Self {
-        let folder = PathBuf::from("pretrained_models");
-        Self {
-            weights: folder.join("sdvae-ft-mse-f8d4.pt"),
-            latents_stats: folder.join("sdvae-ft-mse-f8d4-latents-stats.pt"),
-        }
-    }
+    /// The published weights; those of `weights_dir` when left out.
+    pub weights: Option<PathBuf>,
+    /// Per-channel scale and bias of the latents; those of `weights_dir` when left out.
+    pub latents_stats: Option<PathBuf>,
 }
 
 #[typetag::serde(name = "sd_vae")]
@@ -45,15 +35,18 @@ impl AutoencoderConfig for SdVaeConfig {
         Ok([CHANNELS, image_size / FACTOR, image_size / FACTOR])
     }
 
-    fn weights(&self) -> Vec<WeightFile> {
-        let file = |path: &PathBuf| WeightFile {
-            path: path.clone(),
+    fn weights(&self, weights_dir: &Path) -> Vec<WeightFile> {
+        let file = |path: &Option<PathBuf>, name: &str| WeightFile {
+            path: path.clone().unwrap_or_else(|| weights_dir.join(name)),
             command: "huggingface-cli download REPA-E/iREPA-collections --local-dir .".into(),
         };
-        vec![file(&self.weights), file(&self.latents_stats)]
+        vec![
+            file(&self.weights, "sdvae-ft-mse-f8d4.pt"),
+            file(&self.latents_stats, "sdvae-ft-mse-f8d4-latents-stats.pt"),
+        ]
     }
 
-    fn build(&self, _device: &Device) -> Result<Box<dyn Autoencoder>> {
+    fn build(&self, _weights_dir: &Path, _device: &Device) -> Result<Box<dyn Autoencoder>> {
         bail!("this version checks the shapes of `sd_vae` and cannot run it yet; choose `identity`")
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use rayon::prelude::*;
 use realign::burn;
 use realign::burn::module::Module;
-use realign::burn::tensor::{Tensor, TensorData};
+use realign::burn::tensor::{Device, Tensor, TensorData};
 use realign::plugin::encoder::EncoderSpec;
 use realign::plugin::{Encoder, EncoderConfig, EncoderContext, Features, PatchGrid};
 use realign::recipe::Check;
@@ -75,15 +75,15 @@ impl HogConfig {
 
 #[typetag::serde(name = "hog")]
 impl EncoderConfig for HogConfig {
-    fn spec(&self, image_size: usize, backbone_grid: PatchGrid) -> Result<EncoderSpec> {
-        self.gradients(image_size)?;
-        let grid = self.token_grid(backbone_grid);
+    fn spec(&self, ctx: &EncoderContext) -> Result<EncoderSpec> {
+        self.gradients(ctx.image_size)?;
+        let grid = self.token_grid(ctx.backbone_grid);
         ensure!(grid.tokens() > 0, "encoder `hog`: grid is `{grid}`; it must be at least 1x1");
         Ok(EncoderSpec { grid, channels: self.channels, weights: vec![] })
     }
 
-    fn build(&self, ctx: &EncoderContext) -> Result<Box<dyn Encoder>> {
-        let EncoderSpec { grid, .. } = self.spec(ctx.image_size, ctx.backbone_grid)?;
+    fn build(&self, ctx: &EncoderContext, _device: &Device) -> Result<Box<dyn Encoder>> {
+        let EncoderSpec { grid, .. } = self.spec(ctx)?;
         Ok(Box::new(Hog { config: *self, image_size: ctx.image_size, grid: [grid.rows, grid.columns] }))
     }
 
@@ -135,13 +135,16 @@ impl Encoder for Hog {
 
 #[cfg(test)]
 mod tests {
-    use realign::burn::tensor::Device;
     use realign::streams::Streams;
 
     use super::*;
 
+    fn context(image_size: usize, backbone_grid: PatchGrid) -> EncoderContext {
+        EncoderContext { image_size, backbone_grid, weights_dir: "weights".into() }
+    }
+
     fn encoder(config: HogConfig, image_size: usize, grid: PatchGrid) -> Result<Box<dyn Encoder>> {
-        config.build(&EncoderContext { image_size, backbone_grid: grid, device: Device::flex() })
+        config.build(&context(image_size, grid), &Device::flex())
     }
 
     fn pictures(shape: [usize; 4]) -> Tensor<4> {
@@ -153,7 +156,7 @@ mod tests {
     fn tokens_lie_on_the_backbones_grid_unless_the_recipe_says_otherwise() {
         let grid = PatchGrid::new(5, 7);
         for (config, tokens) in [(HogConfig::default(), 35), (HogConfig { grid: Some(3), ..Default::default() }, 9)] {
-            assert_eq!(config.spec(32, grid).unwrap().grid.tokens(), tokens);
+            assert_eq!(config.spec(&context(32, grid)).unwrap().grid.tokens(), tokens);
             let features = encoder(config, 32, grid).unwrap().encode(pictures([2, 3, 32, 32])).unwrap();
             assert_eq!(features.tokens.dims(), [2, tokens, 128]);
             assert!(features.class_token.is_none());
@@ -182,9 +185,9 @@ mod tests {
     #[test]
     fn sizes_that_cannot_work_are_refused() {
         let grid = PatchGrid::new(8, 8);
-        assert!(HogConfig::default().spec(7, grid).unwrap_err().to_string().contains("8 pixels"));
-        assert!(HogConfig { channels: 100, ..Default::default() }.spec(32, grid).is_err());
-        assert!(HogConfig { grid: Some(0), ..Default::default() }.spec(32, grid).is_err());
+        assert!(HogConfig::default().spec(&context(7, grid)).unwrap_err().to_string().contains("8 pixels"));
+        assert!(HogConfig { channels: 100, ..Default::default() }.spec(&context(32, grid)).is_err());
+        assert!(HogConfig { grid: Some(0), ..Default::default() }.spec(&context(32, grid)).is_err());
         let hog = encoder(HogConfig::default(), 32, grid).unwrap();
         assert!(hog.encode(pictures([1, 1, 32, 32])).unwrap_err().to_string().contains("must be RGB"));
     }
