@@ -8,6 +8,7 @@ mod compare;
 mod inputs;
 mod jit;
 mod mean_flow;
+mod mmdit;
 mod samplers;
 mod sit;
 mod sit_parts;
@@ -26,11 +27,12 @@ use std::path::{Path, PathBuf};
 type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
-const FAMILIES: [(&str, Runner); 7] = [
+const FAMILIES: [(&str, Runner); 8] = [
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_hog", inputs::encoder_hog),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
+    ("mmdit_", mmdit::mmdit),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),
     ("spatial_norm", inputs::spatial_norm),

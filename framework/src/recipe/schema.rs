@@ -257,6 +257,7 @@ impl Recipe {
         if let Err(problem) = DeviceChoice::parse(&self.device) {
             check.bad("device", problem);
         }
+        check.within("data", |check| self.data.validate(check));
         check.range("image_size", self.image_size, 1, 4096);
         check.range("flip", self.flip, 0.0, 1.0);
         check.within("loader", |check| {

@@ -6,13 +6,12 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::alignment::{Alignment, Term};
-use super::model::TrainModel;
+use super::model::{TrainModel, build_conditioner};
 use crate::data::loader::Batch;
 use crate::erase::Slot;
+use crate::nn::ParamBuilder;
 use crate::ops::{self, DeviceChoice};
-use crate::plugin::{
-    AutoencoderKind, ConditionerContext, ConditionerKind, Dataset, Objective, ObjectiveInput, Sampler,
-};
+use crate::plugin::{AutoencoderKind, Conditioner, ConditionerKind, Dataset, Objective, ObjectiveInput, Sampler};
 use crate::recipe::{AlignmentTerm, Plan};
 use crate::streams::Streams;
 
@@ -25,8 +24,8 @@ pub struct Assembly {
     pub dataset: Arc<dyn Dataset>,
     /// From pictures to clean samples.
     pub autoencoder: Slot<AutoencoderKind>,
-    /// From labels to conditions.
-    pub conditioner: Slot<ConditionerKind>,
+    /// From labels or captions to conditions, where that does not train.
+    conditioner: Slot<ConditionerKind>,
     /// What the network learns to predict.
     pub objective: Box<dyn Objective>,
     /// What its tokens are aligned with.
@@ -57,14 +56,13 @@ impl Assembly {
             bail!("{missing}");
         }
         let dataset: Arc<dyn Dataset> = recipe.data.open(&plan.dataset_context()).context("data")?.into();
-        let context = ConditionerContext { num_classes: dataset.num_classes(), device: device.clone() };
         let alignment = Alignment {
             terms: recipe.alignment.iter().map(|term| build_term(plan, term, &device)).collect::<Result<_>>()?,
             grid: plan.backbone.grid,
         };
         Ok(Self {
             autoencoder: Slot::new(recipe.autoencoder.build(&recipe.weights_dir, &device).context("autoencoder")?),
-            conditioner: Slot::new(recipe.conditioner.build(&context).context("conditioner")?),
+            conditioner: build_conditioner(plan, &ParamBuilder::new(&device, recipe.seed))?,
             objective: recipe.objective.build(),
             sampler: recipe.sample.sampler.build(),
             also: recipe.sample.also.iter().map(|sampler| sampler.build()).collect(),
@@ -79,6 +77,14 @@ impl Assembly {
         std::iter::once(&*self.sampler).chain(self.also.iter().map(|sampler| &**sampler))
     }
 
+    /// From labels or captions to conditions: the model's own where it trains.
+    pub fn conditioner<'a>(&'a self, model: &'a TrainModel) -> &'a dyn Conditioner {
+        match &model.conditioner {
+            Some(trained) => &**trained,
+            None => &*self.conditioner,
+        }
+    }
+
     /// The loss of one micro-batch: objective plus alignment. Design, section 6.
     ///
     /// # Errors
@@ -90,8 +96,9 @@ impl Assembly {
         let targets = self.alignment.targets(&images, streams.step)?;
         let x0 = Tensor::from_inner(self.autoencoder.encode(images, streams));
         let draws = self.objective.draw(x0.dims(), streams, &training);
-        let condition = self.conditioner.condition(&batch.labels, &batch.captions, &training)?;
-        let null = self.conditioner.null(batch.labels.len(), &training);
+        let conditioner = self.conditioner(model);
+        let condition = conditioner.condition(&batch.labels, &batch.captions, &training)?;
+        let null = conditioner.null(batch.labels.len(), &training);
         let input = ObjectiveInput { x0, condition, null, draws, taps: &taps };
         let output = self.objective.loss(&*model.backbone, input)?;
         let mut scalars: Vec<_> =
@@ -125,7 +132,8 @@ fn images(batch: &Batch, device: &Device) -> Result<Tensor<4>> {
 
 fn build_term(plan: &Plan, term: &AlignmentTerm, device: &Device) -> Result<Term> {
     let context = plan.encoder_context();
-    let encoders = term.encoders.iter().map(|encoder| Ok(Slot::new(encoder.build(&context, device).context("encoder")?)));
+    let encoders =
+        term.encoders.iter().map(|encoder| Ok(Slot::new(encoder.build(&context, device).context("encoder")?)));
     Ok(Term {
         num_projectors: term.encoders.len(),
         encoders: encoders.collect::<Result<_>>()?,

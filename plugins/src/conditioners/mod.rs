@@ -1,3 +1,4 @@
 //! What samples shall show.
 
 pub mod class_labels;
+pub mod trained_text;

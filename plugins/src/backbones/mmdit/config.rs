@@ -173,6 +173,15 @@ impl MmDitConfig {
         Ok(Base { hidden_size, depth, num_heads, patch_size })
     }
 
+    /// The network itself, for whoever looks into it.
+    ///
+    /// # Errors
+    /// The input or condition does not fit.
+    pub fn network(&self, ctx: &BackboneContext, params: &ParamBuilder) -> Result<MmDit> {
+        let (sizes, _) = self.fit(ctx)?;
+        Ok(MmDit::new(self, sizes, ctx, params))
+    }
+
     fn fit(&self, ctx: &BackboneContext) -> Result<(Sizes, usize)> {
         let Base { hidden_size, depth, num_heads, patch_size } = self.base()?;
         let [_, height, width] = ctx.input;
@@ -237,8 +246,7 @@ impl BackboneConfig for MmDitConfig {
     }
 
     fn build(&self, ctx: &BackboneContext, params: &ParamBuilder) -> Result<Box<dyn Backbone>> {
-        let (sizes, _) = self.fit(ctx)?;
-        Ok(Box::new(MmDit::new(self, sizes, ctx, params)))
+        Ok(Box::new(self.network(ctx, params)?))
     }
 
     fn accepts_interval(&self) -> bool {

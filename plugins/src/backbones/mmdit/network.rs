@@ -85,6 +85,22 @@ impl MmDit {
         }
     }
 
+    /// The prediction; `watch` sees the tokens of text and image after every block, counted from 1.
+    ///
+    /// # Shapes
+    /// * text: `[batch, registers + text tokens, hidden_size]`; the last block leaves it as it was
+    /// * image: `[batch, tokens, hidden_size]`
+    pub fn watched(&self, input: BackboneInput<'_>, mut watch: impl FnMut(usize, &Tensor<3>, &Tensor<3>)) -> Tensor<4> {
+        let c = ops::silu(self.embed_times(&input));
+        let mut context = self.context(input.condition);
+        let mut x = self.x_embedder.proj.forward(input.x) + self.positions();
+        for (block, n) in self.joint_blocks.iter().zip(1..) {
+            (context, x) = block.forward(context, x, c.clone());
+            watch(n, &context, &x);
+        }
+        unpatchify(self.final_layer.forward(x, c), self.grid, self.patch_size)
+    }
+
     /// Sum of the embeddings of time and interval, `[batch, hidden_size]`.
     fn embed_times(&self, input: &BackboneInput<'_>) -> Tensor<2> {
         let t = input.times.t.clone();
@@ -126,17 +142,12 @@ impl MmDit {
 
 impl Backbone for MmDit {
     fn forward(&self, input: BackboneInput<'_>) -> BackboneOutput {
-        let c = ops::silu(self.embed_times(&input));
-        let mut context = self.context(input.condition);
-        let mut x = self.x_embedder.proj.forward(input.x) + self.positions();
-        let mut taps = Vec::with_capacity(input.taps.len());
-        for (n, block) in self.joint_blocks.iter().enumerate() {
-            (context, x) = block.forward(context, x, c.clone());
-            if input.taps.contains(&(n + 1)) {
+        let (wanted, mut taps) = (input.taps, Vec::with_capacity(input.taps.len()));
+        let prediction = self.watched(input, |block, _, x| {
+            if wanted.contains(&block) {
                 taps.push(x.clone());
             }
-        }
-        let prediction = unpatchify(self.final_layer.forward(x, c), self.grid, self.patch_size);
+        });
         BackboneOutput { prediction, taps }
     }
 }
