@@ -20,15 +20,6 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     activation::silu(x)
 }
 
-/// `silu(a) · b` for the two halves of the last axis, `a` first (Shazeer, 2020).
-///
-/// # Shapes
-/// * `x`: `[.., 2 · channels]`, result: `[.., channels]`
-pub fn swiglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let channels = x.dims()[D - 1] / 2;
-    silu(x.clone().narrow(D - 1, 0, channels)) * x.narrow(D - 1, channels, channels)
-}
-
 #[cfg(feature = "tch")]
 mod fused {
     use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};

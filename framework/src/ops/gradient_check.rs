@@ -54,7 +54,7 @@ fn reversed_axes<const D: usize>() -> [isize; D] {
 
 const EPS: f64 = 1e-6;
 
-const CASES: [Case; 16] = [
+const CASES: [Case; 17] = [
     Case {
         name: "linear",
         small: &[&[3, 5, 12], &[7, 12], &[7]],
@@ -131,6 +131,18 @@ const CASES: [Case; 16] = [
         small: &[&[2, 3, 5, 14], &[5, 7], &[5, 7]],
         large: &[&[2, 3, 67, 38], &[67, 19], &[67, 19]],
         op: |x| x.flatten(super::rotate_pairs(x.get::<4>(0), x.get::<2>(1), x.get::<2>(2))),
+    },
+    Case {
+        name: "rotary_qk_norm",
+        small: &[&[2, 5, 3 * 3 * 6], &[6], &[6]],
+        large: &[&[3, 67, 3 * 3 * 38], &[38], &[38]],
+        op: |x| {
+            let (qkv, weights) = (x.get::<3>(0), [x.get::<1>(1), x.get::<1>(2)]);
+            let [_, tokens, channels] = qkv.dims();
+            let tables = ["cos", "sin"]
+                .map(|name| random(name, tokens * channels / 18, &qkv.device()).reshape([tokens, channels / 18]));
+            x.flatten(super::rotary_qk_norm(qkv, 3, weights, tables, EPS))
+        },
     },
     Case {
         name: "grid_conv2d",
@@ -443,13 +455,21 @@ fn sizes_that_do_not_fit_are_errors() {
     fn zeros<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
         Tensor::zeros(shape, device)
     }
-    let misuses: [Misuse; 6] = [
+    let misuses: [Misuse; 8] = [
         ("linear", |d| super::linear(zeros([3, 5], d), zeros([7, 6], d), Some(zeros([7], d))).sum()),
         ("attention", |d| {
             super::attention(zeros([2, 3, 5, 7], d), zeros([2, 3, 5, 9], d), zeros([2, 3, 5, 7], d)).sum()
         }),
         ("modulated_layer_norm", |d| {
             super::modulated_layer_norm(zeros([3, 5, 12], d), zeros([3, 11], d), zeros([3, 12], d), EPS).sum()
+        }),
+        ("modulated_rms_norm", |d| {
+            let (weight, row) = (zeros([12], d), || zeros([3, 12], d));
+            super::modulated_rms_norm(zeros([3, 5, 11], d), weight, row(), row(), EPS).sum()
+        }),
+        ("rotary_qk_norm", |d| {
+            let (weight, table) = (|| zeros([6], d), || zeros([4, 3], d));
+            super::rotary_qk_norm(zeros([2, 5, 54], d), 3, [weight(), weight()], [table(), table()], EPS).sum()
         }),
         ("gated_residual", |d| {
             super::gated_residual(zeros([3, 5, 12], d), zeros([3, 11], d), zeros([3, 5, 12], d)).sum()

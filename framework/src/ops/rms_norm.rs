@@ -21,5 +21,168 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
 /// * `weight`: `[channels]`
 /// * `shift`, `scale`: `[batch, channels]`
 pub fn modulated_rms_norm(x: Tensor<3>, weight: Tensor<1>, shift: Tensor<2>, scale: Tensor<2>, eps: f64) -> Tensor<3> {
+    #[cfg(feature = "tch")]
+    if super::on_libtorch(&x.device()) {
+        return fused::modulated_rms_norm(x, weight, shift, scale, eps);
+    }
     modulate(rms_norm(x, weight, eps), shift, scale)
+}
+
+#[cfg(feature = "tch")]
+mod fused {
+    use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+    use burn::backend::autodiff::grads::Gradients;
+    use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+    use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
+    use burn::tensor::Tensor;
+
+    use crate::ops::dual;
+    use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, is_cpu_f32, own, register};
+
+    unsafe extern "C" {
+        fn rl_modulated_rms_norm(
+            x: Handle,
+            weight: Handle,
+            shift: Handle,
+            scale: Handle,
+            eps: f64,
+            y: *mut Handle,
+            rstd: *mut Handle,
+            factor: *mut Handle,
+        ) -> i32;
+        fn rl_modulated_rms_norm_backward(
+            g: Handle,
+            x: Handle,
+            factor: Handle,
+            rstd: Handle,
+            gx: *mut Handle,
+            gshift: *mut Handle,
+            gfactor: *mut Handle,
+        ) -> i32;
+    }
+
+    #[backend_extension(LibTorch, Autodiff)]
+    pub trait ModulatedRmsNormOp: Backend {
+        fn fused_modulated_rms_norm(
+            x: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            shift: FloatTensor<Self>,
+            scale: FloatTensor<Self>,
+            eps: f64,
+        ) -> FloatTensor<Self>;
+    }
+
+    pub fn modulated_rms_norm(
+        x: Tensor<3>,
+        weight: Tensor<1>,
+        shift: Tensor<2>,
+        scale: Tensor<2>,
+        eps: f64,
+    ) -> Tensor<3> {
+        Tensor::from_dispatch(<Dispatch as ModulatedRmsNormOp>::fused_modulated_rms_norm(
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            shift.into_dispatch(),
+            scale.into_dispatch(),
+            eps,
+        ))
+    }
+
+    /// Result, reciprocal root `[batch, tokens, 1]`, and `weight · (1 + scale)`, `[batch, channels]`.
+    fn forward([x, weight, shift, scale]: [&T; 4], eps: f64) -> [T; 3] {
+        if is_cpu_f32(x) {
+            let null = std::ptr::null_mut();
+            let (mut y, mut rstd, mut factor) = (null, null, null);
+            let [x, weight, shift, scale] = [x, weight, shift, scale].map(handle);
+            // SAFETY: live tensors in, owned tensors out.
+            check(unsafe { rl_modulated_rms_norm(x, weight, shift, scale, eps, &mut y, &mut rstd, &mut factor) });
+            return [own(y), own(rstd), own(factor)];
+        }
+        let rstd = (x.square().mean_dim(&[-1i64][..], true, None) + eps).rsqrt();
+        let factor = weight * (scale + 1.0);
+        [shift.unsqueeze(1).addcmul(&(x * &rstd), &factor.unsqueeze(1)), rstd, factor]
+    }
+
+    /// Gradients of `x`, `shift` and `factor`.
+    fn backward(g: &T, x: &T, factor: &T, rstd: &T) -> [T; 3] {
+        if is_cpu_f32(x) {
+            let null = std::ptr::null_mut();
+            let (mut gx, mut gshift, mut gfactor) = (null, null, null);
+            let [g, x, factor, rstd] = [g, x, factor, rstd].map(handle);
+            // SAFETY: live tensors in, owned tensors out.
+            check(unsafe { rl_modulated_rms_norm_backward(g, x, factor, rstd, &mut gx, &mut gshift, &mut gfactor) });
+            return [own(gx), own(gshift), own(gfactor)];
+        }
+        let normalized = x * rstd;
+        let over_tokens = |x: T| x.sum_dim_intlist(&[1i64][..], false, None);
+        let [to_shift, to_factor] = [over_tokens(g.shallow_clone()), over_tokens(g * &normalized)];
+        [along(&normalized, rstd, &(g * factor.unsqueeze(1))), to_shift, to_factor]
+    }
+
+    /// `rstd · (d − x̂ · mean(x̂ · d))`: the derivative of normalizing is symmetric, so gradients and tangents share it.
+    fn along(normalized: &T, rstd: &T, d: &T) -> T {
+        let mean = (normalized * d).mean_dim(&[-1i64][..], true, None);
+        (d - normalized * mean) * rstd
+    }
+
+    fn tangent(inputs: &[Prim; 4], rstd: &T, factor: &T, moved: [Option<T>; 4]) -> Option<T> {
+        let ([x, weight, _, scale], [dx, dweight, dshift, dscale]) = (inputs.each_ref().map(|x| &x.tensor), moved);
+        let normalized = x * rstd;
+        let by_x = dx.map(|dx| along(&normalized, rstd, &dx) * factor.unsqueeze(1));
+        let dfactor = dual::sum([dweight.map(|d| d * (scale + 1.0)), dscale.map(|d| d * weight)]);
+        let by_factor = dfactor.map(|d| &normalized * d.unsqueeze(1));
+        dual::sum([by_x, by_factor, dshift.map(|d| d.unsqueeze(1).expand_as(x).copy())])
+    }
+
+    /// Inputs without tangents; the result, the reciprocal root and the factor.
+    fn evaluate(inputs: [Prim; 4], eps: f64) -> ([Prim; 4], [Prim; 3]) {
+        let (inputs, tangents) = dual::part(inputs);
+        let [y, rstd, factor] = forward(inputs.each_ref().map(|input| &input.tensor), eps);
+        let tangent = tangents.and_then(|moved| tangent(&inputs, &rstd, &factor, moved));
+        (inputs, [dual::join(fresh(y), tangent), fresh(rstd), fresh(factor)])
+    }
+
+    impl ModulatedRmsNormOp for LibTorch {
+        fn fused_modulated_rms_norm(x: Prim, weight: Prim, shift: Prim, scale: Prim, eps: f64) -> Prim {
+            let (_, [y, ..]) = evaluate([x, weight, shift, scale], eps);
+            y
+        }
+    }
+
+    #[derive(Debug)]
+    struct ModulatedRmsNormBackward;
+    impl Backward<LibTorch, 4> for ModulatedRmsNormBackward {
+        /// Input, weight, scale, reciprocal root, factor.
+        type State = [Prim; 5];
+        fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
+            let [to_x, to_weight, to_shift, to_scale] = ops.parents.map(|node| node.map(|node| node.id));
+            let g = grads.consume::<LibTorch>(&ops.node).tensor;
+            let [x, weight, scale, rstd, factor] = ops.state.each_ref().map(|state| &state.tensor);
+            let [gx, gshift, gfactor] = backward(&g, x, factor, rstd);
+            register(grads, to_x, fresh(gx));
+            let to_rows = &gfactor * (scale + 1.0);
+            register(grads, to_weight, fresh(to_rows.sum_dim_intlist(&[0i64][..], false, None)));
+            register(grads, to_shift, fresh(gshift));
+            register(grads, to_scale, fresh(gfactor * weight));
+        }
+    }
+
+    impl<C: CheckpointStrategy> ModulatedRmsNormOp for Autodiff<LibTorch, C> {
+        fn fused_modulated_rms_norm(
+            x: FloatTensor<Self>,
+            weight: FloatTensor<Self>,
+            shift: FloatTensor<Self>,
+            scale: FloatTensor<Self>,
+            eps: f64,
+        ) -> FloatTensor<Self> {
+            let parts = [x, weight, shift, scale].map(|input| input.into_parts());
+            let [(x, to_x), (weight, to_weight), (shift, to_shift), (scale, to_scale)] = parts;
+            let ([x, weight, _, scale], [y, rstd, factor]) = evaluate([x, weight, shift, scale], eps);
+            let parents = [to_x, to_weight, to_shift, to_scale];
+            match ModulatedRmsNormBackward.prepare::<C>(parents).compute_bound().stateful() {
+                OpsKind::Tracked(prep) => prep.finish([x, weight, scale, rstd, factor], y),
+                OpsKind::UnTracked(prep) => prep.finish(y),
+            }
+        }
+    }
 }

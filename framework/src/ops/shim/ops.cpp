@@ -2,8 +2,6 @@
 //
 // Every function returns 0, or -1 with the exception's text behind rl_last_error(). Kernels are plain loops
 // compiled for several instruction sets; the loader picks one at run time, so shipped builds need no -march.
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_norm.h>
@@ -13,34 +11,17 @@
 #include <cmath>
 #include <dlfcn.h>
 #include <stdexcept>
-#include <string>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define RL_SIMD __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define RL_SIMD
-#endif
+#include "shim.h"
 
-using at::Tensor;
-typedef Tensor* Handle;
+using namespace realign;
+
+namespace realign {
+thread_local std::string last_error;
+}
 
 namespace {
-thread_local std::string last_error;
-
-Handle own(Tensor t) { return new Tensor(std::move(t)); }
-
-// The kernels walk raw memory: sizes that do not fit must stop here.
-void expect_rows(const char* what, const Tensor& x, const Tensor& per_sample) {
-  TORCH_CHECK(x.dim() == 3 && per_sample.dim() == 2 && per_sample.size(0) == x.size(0) &&
-                  per_sample.size(1) == x.size(2),
-              what, " of ", per_sample.sizes(), " does not fit tokens of ", x.sizes());
-}
-
-void expect_equal(const char* what, const Tensor& a, const Tensor& b) {
-  TORCH_CHECK(a.sizes() == b.sizes(), what, " of ", b.sizes(), " does not fit ", a.sizes());
-}
-
 std::vector<Tensor> list(Handle* handles, int64_t n) {
   std::vector<Tensor> out;
   out.reserve(n);
@@ -127,15 +108,6 @@ RL_SIMD void axpby_row(const float* t, const float* z, float a, float b, float* 
   for (int64_t i = 0; i < d; i++) out[i] = a * t[i] + b * z[i];
 }
 }  // namespace
-
-#define RL_TRY(...)                   \
-  try {                               \
-    __VA_ARGS__;                      \
-    return 0;                         \
-  } catch (const std::exception& e) { \
-    last_error = e.what();            \
-    return -1;                        \
-  }
 
 extern "C" {
 const char* rl_last_error() { return last_error.c_str(); }

@@ -209,13 +209,10 @@ impl Block {
 }
 
 impl Attention {
-    fn forward(&self, x: Tensor<3>, [cos, sin]: &Rotation) -> Tensor<3> {
-        let qkv = self.qkv.forward(x);
-        let [batch, tokens, channels] = qkv.dims();
-        let [q, k, v] = ops::unpack_heads(qkv, self.num_heads); // [batch, heads, tokens, head_dim]
-        let turned = |x: Tensor<4>| ops::rotate_pairs(x, cos.clone(), sin.clone());
-        let h = ops::attention(turned(self.q_norm.forward(q)), turned(self.k_norm.forward(k)), v);
-        self.proj.forward(h.swap_dims(1, 2).reshape([batch, tokens, channels / 3]))
+    fn forward(&self, x: Tensor<3>, rotation: &Rotation) -> Tensor<3> {
+        let weights = [&self.q_norm, &self.k_norm].map(|norm| norm.weight.val());
+        let qkv = ops::rotary_qk_norm(self.qkv.forward(x), self.num_heads, weights, rotation.clone(), EPS);
+        self.proj.forward(ops::attention_packed(qkv, self.num_heads))
     }
 }
 

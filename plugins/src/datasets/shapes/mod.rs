@@ -223,7 +223,11 @@ mod tests {
 
     #[test]
     fn sizes_that_cannot_be_drawn_are_refused() {
-        assert!(ShapesConfig { num_examples: 0, ..Default::default() }.open(&DatasetContext { image_size: 32, seed: 0 }).is_err());
+        assert!(
+            ShapesConfig { num_examples: 0, ..Default::default() }
+                .open(&DatasetContext { image_size: 32, seed: 0 })
+                .is_err()
+        );
         assert!(ShapesConfig::default().open(&DatasetContext { image_size: 7, seed: 0 }).is_err());
     }
 

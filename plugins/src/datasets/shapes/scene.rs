@@ -17,12 +17,8 @@ const REACH: f32 = 1.15; // farthest corner of any shape, in radii
 const SOFTNESS: f32 = 1.2 / 32.0; // width of an edge, but never less than a pixel
 const GRID: usize = 5; // knots of the ground's texture along a side
 /// How the first of two objects lies to the second: words, axis (0 is x), and whether it is on the smaller side.
-const RELATIONS: [(&str, usize, bool); 4] = [
-    ("to the left of", 0, true),
-    ("to the right of", 0, false),
-    ("above", 1, true),
-    ("below", 1, false),
-];
+const RELATIONS: [(&str, usize, bool); 4] =
+    [("to the left of", 0, true), ("to the right of", 0, false), ("above", 1, true), ("below", 1, false)];
 
 /// Draws of a scene of one object; a pair takes its ground from them.
 pub const NUM_DRAWS: usize = 5 + GRID * GRID;
