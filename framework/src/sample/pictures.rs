@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use super::draws::image_noise;
 use super::quantize::{Quantization, quantize};
 use crate::ops;
-use crate::plugin::{Guidance, SampleRequest, Sampler};
+use crate::plugin::{Dataset, Guidance, SampleRequest, Sampler};
 use crate::recipe::SampleSection;
 use crate::train::{Assembly, TrainModel};
 use crate::weights::to_host;
@@ -39,6 +39,15 @@ pub struct Prompt {
     pub caption: Option<String>,
 }
 
+/// What samples `first_idx ..` of these classes are asked to show, in the data set's words where it has them.
+pub fn prompts_of(dataset: &dyn Dataset, labels: &[i64], first_idx: u64) -> Vec<Prompt> {
+    let prompt = |(label, idx): (&i64, u64)| {
+        let class = usize::try_from(*label).ok();
+        Prompt { label: *label, caption: class.and_then(|class| dataset.prompt(idx, class)) }
+    };
+    labels.iter().zip(first_idx..).map(prompt).collect()
+}
+
 /// Pictures `first_idx ..` of the given classes, asked for in the data set's words where the network takes text.
 ///
 /// # Errors
@@ -52,11 +61,7 @@ pub fn draw_pictures(
     first_idx: u64,
     sampling: Sampling,
 ) -> Result<Vec<u8>> {
-    let prompt = |(label, idx): (&i64, u64)| {
-        let class = usize::try_from(*label).ok();
-        Prompt { label: *label, caption: class.and_then(|class| assembly.dataset.prompt(idx, class)) }
-    };
-    let prompts: Vec<Prompt> = labels.iter().zip(first_idx..).map(prompt).collect();
+    let prompts = prompts_of(&*assembly.dataset, labels, first_idx);
     draw_prompts(assembly, model, sampler, latent, &prompts, first_idx, sampling)
 }
 

@@ -1,4 +1,5 @@
 //! Data sets: drawn by the program, or pictures in a folder or zip.
 
+pub mod captioned;
 pub mod image_folder;
 pub mod shapes;
