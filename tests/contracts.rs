@@ -14,8 +14,9 @@ use realign::ops::{DeviceChoice, open};
 use realign::plugin::encoder::WeightFile;
 use realign::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, Condition,
-    ConditionSpec, ConditionerConfig, ConditionerContext, EncoderConfig, EncoderContext, NormalizerConfig,
-    ObjectiveConfig, PatchGrid, ProjectorConfig, ProjectorContext, ProjectorKind, SamplerConfig, Times,
+    ConditionSpec, ConditionerConfig, ConditionerContext, ConditionerKind, EncoderConfig, EncoderContext,
+    NormalizerConfig, ObjectiveConfig, PatchGrid, ProjectorConfig, ProjectorContext, ProjectorKind, SamplerConfig,
+    Times,
 };
 use realign::plugin::{DatasetConfig, DatasetContext};
 use realign::registry::{PluginInfo, check_names, plugins};
@@ -298,6 +299,56 @@ fn normalizers_and_losses_are_finite_at_odd_sizes_and_on_constant_features() {
                 let value = to_host(loss.loss(features.clone(), features.clone(), features.clone()));
                 assert!(value.len() == 1 && value[0].is_finite(), "{}", (plugin.name)());
             }
+        }
+    }
+}
+
+/// Text or labels of the shape that the spec says, the same for the same seed; what trains gets gradients everywhere.
+#[test]
+fn conditioners_give_what_they_say_and_train_all_their_parameters_where_they_train() {
+    for (device, plugin) in
+        devices().iter().flat_map(|device| of_kind("conditioner").into_iter().map(move |p| (device, p)))
+    {
+        let config: Box<dyn ConditionerConfig> = config(plugin);
+        let context = ConditionerContext { num_classes: 7, weights_dir: "pretrained_models".into() };
+        if config.weights(&context.weights_dir).iter().any(|file| !file.path.exists()) {
+            println!("skipped: {} lacks its published weights", (plugin.name)());
+            continue;
+        }
+        let device = if config.is_trained() { device.clone().autodiff() } else { device.clone() };
+        let made = |seed| {
+            let params = ParamBuilder::new(&device, seed).child("conditioner");
+            Slot::<ConditionerKind>::new(config.build(&context, &params).unwrap())
+        };
+        let shape = |condition: &Condition| match condition {
+            Condition::Labels(labels) => labels.dims().to_vec(),
+            Condition::Text(text) => text.dims().to_vec(),
+        };
+        let (conditioner, captions) = (made(4), [Some("a red ring".to_string()), Some("é".into())]);
+        let condition = conditioner.condition(&[3, 6], &captions, &device).unwrap();
+        let null = conditioner.null(3, &device);
+        let per_sample = match config.spec(7) {
+            ConditionSpec::Labels { .. } => vec![],
+            ConditionSpec::Text { tokens, channels } => vec![tokens, channels],
+        };
+        assert_eq!(shape(&condition), [&[2], &per_sample[..]].concat(), "{}", (plugin.name)());
+        assert_eq!(shape(&null), [&[3], &per_sample[..]].concat(), "{}", (plugin.name)());
+        assert_eq!(state_dict(&conditioner), state_dict(&made(4)));
+        if !config.is_trained() {
+            continue;
+        }
+        assert_ne!(state_dict(&conditioner), state_dict(&made(5)));
+        let Condition::Text(text) = condition.concat(null) else { panic!("labels have nothing to train") };
+        let weights = Tensor::random(text.dims(), Distribution::Normal(0.0, 1.0), &device);
+        let (backbone, projector) = pairs()[0];
+        let model = TrainModel { conditioner: Some(conditioner), ..build(backbone, projector, &device, 1) };
+        let mut gradients = Gradients::default();
+        gradients.add(&model, (text * weights).sum().backward());
+        let named = gradients.by_name(&model);
+        let trained: Vec<_> = named.iter().filter(|(name, _)| name.starts_with("conditioner.")).collect();
+        assert!(!trained.is_empty(), "{}", (plugin.name)());
+        for (name, gradient) in trained {
+            assert!(gradient.values.iter().any(|value| *value != 0.0), "no gradient reaches `{name}`");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! backend: name, largest forward error, largest gradient error, verdict.
 
 mod case;
+mod clip_text;
 mod compare;
 mod inputs;
 mod jit;
@@ -27,7 +28,8 @@ use std::path::{Path, PathBuf};
 type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
-const FAMILIES: [(&str, Runner); 8] = [
+const FAMILIES: [(&str, Runner); 9] = [
+    ("conditioner_clip_text", clip_text::clip_text),
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_hog", inputs::encoder_hog),
     ("jit_", jit::jit),

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::network::TextTransformer;
-use super::tokens::ClipTokenizer;
+use super::tokens::{BEGIN, ClipTokenizer, END};
 
 const MAX_LAYERS: usize = 1000;
 
@@ -135,10 +135,20 @@ fn from_vocabulary(vocab: &[u8], merges: &[u8]) -> Result<Vec<u8>> {
             _ => bail!("merges.txt:{number}: `{line}` is not a pair of tokens with a space between"),
         }
     }
+    // Written out in a caption they are what they are, as in Hugging Face's tokenizer.
+    let special = |token: &str| {
+        let entry = |id| {
+            json!({
+                "id": id, "content": token, "special": true,
+                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            })
+        };
+        vocab[token].as_u64().map(entry)
+    };
     let words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
     let tokenizer = json!({
         "version": "1.0",
-        "added_tokens": [],
+        "added_tokens": [BEGIN, END].into_iter().filter_map(special).collect::<Vec<_>>(),
         "normalizer": { "type": "Sequence", "normalizers": [
             { "type": "NFC" },
             { "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": " " },
@@ -153,7 +163,7 @@ fn from_vocabulary(vocab: &[u8], merges: &[u8]) -> Result<Vec<u8>> {
         "model": {
             "type": "BPE",
             "dropout": null,
-            "unk_token": "<|endoftext|>",
+            "unk_token": END,
             "continuing_subword_prefix": "",
             "end_of_word_suffix": "</w>",
             "fuse_unk": false,

@@ -3,6 +3,11 @@
 use anyhow::{Context, Result, anyhow};
 use tokenizers::Tokenizer;
 
+/// The token that begins a text.
+pub const BEGIN: &str = "<|startoftext|>";
+/// The token that ends a text.
+pub const END: &str = "<|endoftext|>";
+
 /// Byte-pair encoding with the tokens that begin and end a text.
 #[derive(Debug, Clone)]
 pub struct ClipTokenizer {
@@ -26,7 +31,7 @@ impl ClipTokenizer {
             let number = tokenizer.token_to_id(token).with_context(|| format!("it has no token `{token}`"))?;
             anyhow::Ok(i64::from(number))
         };
-        let (begin, end) = (special("<|startoftext|>")?, special("<|endoftext|>")?);
+        let (begin, end) = (special(BEGIN)?, special(END)?);
         Ok(Self { tokenizer, begin, end, num_tokens })
     }
 
