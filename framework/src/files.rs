@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -11,8 +11,7 @@ use anyhow::{Context, Result};
 /// # Errors
 /// The disk refuses; an older file of that name is then untouched.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(format!(".{}.partial", std::process::id()));
+    let aside = aside(path);
     let written = File::create(&aside)
         .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&aside, path));
@@ -20,6 +19,13 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
         fs::remove_file(&aside).ok(); // it may not exist; the error that matters is reported below
     }
     written.with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// The name under which a file is written before it is renamed to `path`.
+pub fn aside(path: &Path) -> PathBuf {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{}.partial", std::process::id()));
+    aside.into()
 }
 
 #[cfg(test)]

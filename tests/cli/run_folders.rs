@@ -216,3 +216,21 @@ fn what_was_trained_before_unreadable_data_is_saved() {
     answer.assert_done();
     assert!(answer.out.contains("going on from step "), "{}", answer.out);
 }
+
+#[test]
+fn a_network_of_one_run_is_the_target_of_another() {
+    let desk = Desk::new();
+    let aligned = |encoder: &str| {
+        let encoders = format!("alignment.0.encoders=[{encoder}]");
+        let more = ["--set", &encoders, "--set", "alignment.0.encoder_depth=1"];
+        desk.run(&[&["run", "recipes/sit-irepa.yaml", "--run-dir", "b"], TINY.as_slice(), &more].concat())
+    };
+    let target = "{type: checkpoint, run: a, time: 0.1}";
+    aligned(target).assert_refused(&["`a/recipe.yaml` is missing", "--run-dir a"]);
+    run(&desk, "a", &[]).assert_done();
+    aligned("{type: checkpoint, run: a, layer: 3}").assert_refused(&["layer is `3`", "blocks 1 to 2"]);
+    aligned("{type: checkpoint, run: a, weights: emma}").assert_refused(&["ema-emma.safetensors"]);
+    aligned(target).assert_done();
+    let metrics = fs::read_to_string(desk.path("b/metrics.jsonl")).unwrap();
+    assert!(metrics.contains("train/align_loss"), "{metrics}");
+}

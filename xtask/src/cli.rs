@@ -5,7 +5,8 @@ use anyhow::{Result, bail};
 use std::{ffi::OsString, process::ExitCode};
 
 /// Commands the `realign` program answers.
-const HANDED_OVER: [&str; 7] = ["run", "sample", "explain", "check", "plugins", "new", "bench"];
+const HANDED_OVER: [&str; 10] =
+    ["run", "sample", "explain", "check", "plugins", "new", "bench", "weights", "import", "export"];
 /// Commands answered here.
 const OWN: [&str; 4] = ["test", "doctor", "libtorch", "help"];
 
@@ -17,6 +18,9 @@ Usage: cargo xtask <COMMAND> [OPTIONS]
   explain RECIPE    the resolved recipe, where each value came from, sizes and costs
   check RECIPE      load, build and step one recipe
   plugins           every plugin by kind, with its settings
+  weights           what others published: list, get, verify
+  import FILE       make a run of a published generator
+  export RUN OUT    write a run's weights as other projects read them
   new KIND NAME     write a plugin file with a passing test
   bench             time our training step beside PyTorch's
 

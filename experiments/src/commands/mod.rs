@@ -12,11 +12,14 @@ use clap::Subcommand;
 pub mod bench;
 pub mod check;
 pub mod explain;
+pub mod export;
+pub mod import;
 pub mod new;
 pub mod plugins;
 pub mod recipe_args;
 pub mod run;
 pub mod sample;
+pub mod weights;
 
 /// What the program can do.
 #[derive(Debug, Subcommand)]
@@ -33,6 +36,12 @@ pub enum Command {
     Check(check::Check),
     /// Every plugin by kind, with its settings
     Plugins(plugins::Plugins),
+    /// Published weights: list, get, verify
+    Weights(weights::Weights),
+    /// Make a run of a published generator, to sample from or to train on
+    Import(import::Import),
+    /// Write a run's weights as other projects read them
+    Export(export::Export),
     /// Write a plugin file, or a plugin crate, with a passing test
     New(new::New),
 }
@@ -50,6 +59,9 @@ impl Command {
             Self::Bench(command) => command.run(out),
             Self::Check(command) => command.run(out),
             Self::Plugins(command) => command.run(out),
+            Self::Weights(command) => command.run(out),
+            Self::Import(command) => command.run(out),
+            Self::Export(command) => command.run(out),
             Self::New(command) => command.run(out),
         }
     }

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use realign::checkpoint::{self, Checkpoint};
+use realign::checkpoint::TrainedRun;
 use realign::files::write_whole;
 use realign::plugin::ConditionSpec;
-use realign::recipe::{LabelSampling, Layered, Plan};
+use realign::recipe::{LabelSampling, Plan};
 use realign::sample::{ImageWriter, Prompt, Sampling, draw_prompts, prompts_of, sample_labels};
-use realign::train::{Assembly, build_model};
+use realign::train::Assembly;
 
-use super::recipe_args::check_device;
+use super::recipe_args::{check_device, settings};
 use crate::progress::pictures_bar;
 
 /// Draw pictures from a trained run
@@ -53,17 +53,14 @@ impl Sample {
     /// # Errors
     /// There is no such run, or the disk refuses.
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
-        let path = self.run.join("recipe.yaml");
-        ensure!(path.exists(), "`{}` is not a run folder: it has no `recipe.yaml`", self.run.display());
         ensure!(self.num > 0 && self.batch > 0, "--num and --batch must be at least 1");
-        let layered = Layered::load(&path, Some("none"), &self.sets)?;
-        let plan = Plan::new(&layered)?;
-        check_device(&layered, &plan)?;
-        let checkpoint = self.checkpoint()?;
-        let assembly = Assembly::new(&plan)?;
-        let weights = &plan.recipe.sample.weights;
-        let model = checkpoint::load_weights(build_model(&plan, &assembly.device)?, &checkpoint, weights)?;
-        let prompts = self.prompts(&plan, &assembly)?;
+        let trained = TrainedRun::open(&settings()?, &self.run, &self.sets)?;
+        let plan = &trained.plan;
+        check_device(&trained.layered, &plan.recipe.device)?;
+        let checkpoint = trained.checkpoint(self.step)?;
+        let assembly = Assembly::new(plan)?;
+        let model = trained.model(&checkpoint, &plan.recipe.sample.weights, &assembly.device)?;
+        let prompts = self.prompts(plan, &assembly)?;
         let sampling = Sampling::new(&plan.recipe.sample, self.seed);
         let target = self
             .out
@@ -79,24 +76,9 @@ impl Sample {
         }
         bar.finish_and_clear();
         writer.finish()?;
-        self.describe(&plan, &target, checkpoint.step)?;
+        self.describe(plan, &target, checkpoint.step)?;
         writeln!(out, "{} pictures of step {} in {}", self.num, checkpoint.step, target.display())?;
         Ok(ExitCode::SUCCESS)
-    }
-
-    fn checkpoint(&self) -> Result<Checkpoint> {
-        let folder = self.run.join("checkpoints");
-        match self.step {
-            None => checkpoint::newest(&folder)
-                .0
-                .with_context(|| format!("`{}` holds no whole checkpoint", folder.display())),
-            Some(step) => {
-                let all = checkpoint::checkpoints(&folder);
-                let steps: Vec<String> = all.iter().map(|found| found.step.to_string()).collect();
-                let found = all.into_iter().find(|found| found.step == step);
-                found.with_context(|| format!("no checkpoint of step {step}; there are: {}", steps.join(", ")))
-            }
-        }
     }
 
     /// What each picture is asked to show.

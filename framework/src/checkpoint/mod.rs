@@ -4,9 +4,13 @@
 //! `optimizer.safetensors`, `state.json` and a `manifest.json` that holds the SHA-256 of the others. All tensors have
 //! the names of the official checkpoints.
 
+mod exchange;
 mod folder;
+mod trained;
 
+pub use exchange::{Imported, export, import};
 pub use folder::{Checkpoint, checkpoints, newest, prune};
+pub use trained::TrainedRun;
 
 use std::path::{Path, PathBuf};
 
@@ -14,9 +18,8 @@ use anyhow::{Context, Result, ensure};
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::Plan;
-use crate::train::{Ema, TrainModel, Trainer};
-use crate::weights::{StateDict, load_state_dict, read_safetensors, state_dict, write_safetensors};
+use crate::train::{TrainModel, Trainable, WriteTensors};
+use crate::weights::{StateDict, load_state_dict, read_safetensors, write_safetensors};
 
 /// What a checkpoint knows beside tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,57 +39,45 @@ pub struct State {
 ///
 /// # Errors
 /// The disk refuses; older checkpoints are untouched and nothing half-written carries a checkpoint's name.
-pub fn save(trainer: &Trainer, plan: &Plan, run_dir: &Path) -> Result<PathBuf> {
-    ensure!(!trainer.is_torn(), "the last update failed half-way; its weights are of no step and are not saved");
-    let (optimizer, optimizer_step) = trainer.optimizer.state_dict();
-    let state = State {
-        step: trainer.step,
+pub fn save(trained: &dyn Trainable, recipe_digest: &str, run_dir: &Path) -> Result<PathBuf> {
+    ensure!(!trained.is_torn(), "the last update failed half-way; its weights are of no step and are not saved");
+    let state = |optimizer_step| State {
+        step: trained.steps_done(),
         optimizer_step,
-        recipe_digest: plan.digest()?,
+        recipe_digest: recipe_digest.into(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
-    folder::write(&run_dir.join("checkpoints"), trainer.step, |folder| {
-        let write = |name: &str, dict: &StateDict| write_safetensors(&folder.join(format!("{name}.safetensors")), dict);
-        write("optimizer", &optimizer)?;
-        drop(optimizer);
-        // One copy at a time on the host.
-        write("model", &state_dict(&trainer.model))?;
-        for ema in &trainer.emas {
-            write(&format!("ema-{}", ema.settings.name), &state_dict(ema.model()))?;
-        }
+    write_parts(run_dir, trained.steps_done(), |write| trained.save(write).map(state))
+}
+
+/// Writes a checkpoint of a step: the files that `parts` writes, then the state that it returns.
+fn write_parts(
+    run_dir: &Path,
+    step: u64,
+    parts: impl FnOnce(&mut WriteTensors<'_>) -> Result<State>,
+) -> Result<PathBuf> {
+    folder::write(&run_dir.join("checkpoints"), step, |folder| {
+        let state = parts(&mut |name, dict| write_safetensors(&folder.join(format!("{name}.safetensors")), dict))?;
         let text = serde_json::to_string_pretty(&state).context("cannot write the state")?;
         folder::write_file(&folder.join("state.json"), text.as_bytes())
     })
 }
 
-/// Continues `trainer` from a checkpoint.
+/// Continues `trained` from a checkpoint.
 ///
 /// # Errors
 /// The checkpoint is of another recipe, or does not fit.
-pub fn restore(trainer: &mut Trainer, plan: &Plan, checkpoint: &Checkpoint) -> Result<()> {
+pub fn restore(trained: &mut dyn Trainable, recipe_digest: &str, checkpoint: &Checkpoint) -> Result<()> {
     let state = read_state(checkpoint)?;
-    let digest = plan.digest()?;
     ensure!(
-        state.recipe_digest == digest,
-        "`{}` is of another recipe (digest {}, this one has {digest}); use another folder, or the recipe it was made with",
+        state.recipe_digest == recipe_digest,
+        "`{}` is of another recipe (digest {}, this one has {recipe_digest}); use another folder, or the recipe it was \
+         made with",
         checkpoint.path.display(),
         state.recipe_digest
     );
     let read = |name: &str| tensors(checkpoint, name);
-    let model = load_state_dict(trainer.model.clone(), read("model")?)
-        .with_context(|| format!("`{}`", checkpoint.path.display()))?;
-    let emas = plan
-        .recipe
-        .train
-        .ema
-        .iter()
-        .map(|ema| Ema::from_state_dict(&model, ema.clone(), read(&format!("ema-{}", ema.name))?));
-    let emas = emas.collect::<Result<Vec<_>>>()?;
-    trainer.optimizer.load_state_dict(read("optimizer")?, state.optimizer_step)?;
-    trainer.emas = emas;
-    trainer.model = model;
-    trainer.step = state.step;
-    Ok(())
+    trained.load(&state, &read).with_context(|| format!("`{}`", checkpoint.path.display()))
 }
 
 /// The weights called `name` (`model` or a moving average) of a checkpoint, into a model without autodiff.

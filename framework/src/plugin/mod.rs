@@ -12,6 +12,7 @@ pub mod encoder;
 pub mod grid;
 pub mod normalizer;
 pub mod objective;
+pub mod program;
 pub mod projector;
 pub mod sampler;
 
@@ -26,5 +27,6 @@ pub use encoder::{Encoder, EncoderConfig, EncoderContext, EncoderKind, EncoderSp
 pub use grid::PatchGrid;
 pub use normalizer::{Normalizer, NormalizerConfig};
 pub use objective::{Draws, Dynamics, Objective, ObjectiveConfig, ObjectiveInput, ObjectiveOutput, ProbabilityPath};
+pub use program::{Program, ProgramConfig, ProgramContext};
 pub use projector::{Projector, ProjectorConfig, ProjectorContext, ProjectorKind};
 pub use sampler::{Guidance, SampleRequest, Sampler, SamplerConfig};

@@ -12,6 +12,7 @@ use super::loading::{Loading, sentence};
 use super::merge::Part;
 use super::origin::Layer;
 use super::profiles::choose;
+use super::settings::Settings;
 use super::text::shown;
 
 /// A recipe with all its layers merged, in which every value knows where it was written.
@@ -42,6 +43,14 @@ impl Layered {
     /// `file:line: key: message` for a file that cannot be read or parsed, a circle of base files, an unknown
     /// profile, an override or a list patch that has no target.
     pub fn load(recipe: &Path, profile: Option<&str>, sets: &[String]) -> Result<Self> {
+        Self::load_over(&Settings::default(), recipe, profile, sets)
+    }
+
+    /// As [`load`](Self::load), with the user's settings below everything.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_over(settings: &Settings, recipe: &Path, profile: Option<&str>, sets: &[String]) -> Result<Self> {
         let mut loading = Loading::new();
         loading.file(recipe, Part::Recipe)?;
         let profile = choose(recipe, profile, &loading.own_profiles())?;
@@ -50,6 +59,9 @@ impl Layered {
         }
         loading.own_profile(&profile.name)?;
         sets.iter().try_for_each(|typed| loading.set(typed))?;
+        if let Some((source, section)) = settings.layer() {
+            loading.fill(section, source)?;
+        }
         Ok(Layered {
             root: loading.root,
             layers: loading.layers,

@@ -7,6 +7,7 @@ use figment::value::{Dict, Tag, Value};
 
 use super::merge::{Clash, Part, merge, set};
 use super::origin::{Layer, Source};
+use super::program::{is_key, stands_alone};
 use super::text::{folder_of, read, shown};
 use super::yaml::{Fault, parse};
 
@@ -102,7 +103,10 @@ impl Loading {
         Ok(())
     }
 
-    fn lay(&mut self, value: Value, source: Source, part: Part) -> Result<()> {
+    fn lay(&mut self, mut value: Value, source: Source, part: Part) -> Result<()> {
+        if let (Part::Profile, Value::Dict(_, section), true) = (part, &mut value, stands_alone(&self.root)) {
+            section.retain(|key, _| is_key(key));
+        }
         let (layer, value) = Layer::new(value, source)?;
         self.layers.push(layer);
         let merged = merge(&mut self.root, value, "", part);
@@ -120,6 +124,18 @@ impl Loading {
         set(&mut self.root, key.trim(), value).map_err(|clash| self.placed(clash))
     }
 
+    /// Gives what no layer gave.
+    pub(super) fn fill(&mut self, section: Dict, source: Source) -> Result<()> {
+        let (layer, value) = Layer::new(Value::Dict(Tag::Default, section), source)?;
+        self.layers.push(layer);
+        if let (Value::Dict(_, root), Value::Dict(_, section)) = (&mut self.root, value) {
+            for (key, value) in section {
+                root.entry(key).or_insert(value);
+            }
+        }
+        Ok(())
+    }
+
     fn placed(&self, clash: Clash) -> anyhow::Error {
         let layer = self.layers.iter().find(|layer| layer.tag == clash.tag);
         let place = layer.map(|layer| layer.source.place(&clash.key)).unwrap_or_default();
@@ -128,7 +144,7 @@ impl Loading {
 }
 
 /// The top-level section of a file.
-fn parsed(path: &Path, text: String) -> Result<(Source, Dict)> {
+pub(super) fn parsed(path: &Path, text: String) -> Result<(Source, Dict)> {
     let shown = shown(path);
     let value = parse(&text).map_err(|Fault { line, key, message }| {
         let place = line.map_or_else(|| shown.clone(), |line| format!("{shown}:{line}"));

@@ -1,6 +1,6 @@
 //! Recipes: layered YAML in which every value remembers the file and line it came from.
 //!
-//! Layers, later wins: the recipe's `base:` files, the recipe, the profile file (and its `base:` files),
+//! Layers, later wins: the user's [`Settings`], the recipe's `base:` files, the recipe, the profile file (and its `base:` files),
 //! the recipe's own `profiles:` section of that name, `--set key=value`.
 //!
 //! * A section whose `type` changes is replaced, not merged: the keys of the old plugin mean nothing to the new.
@@ -20,8 +20,10 @@ mod missing;
 mod origin;
 mod plan;
 mod profiles;
+mod program;
 mod resolved;
 mod schema;
+mod settings;
 mod text;
 mod yaml;
 
@@ -29,7 +31,9 @@ pub use check::Check;
 pub use layers::Layered;
 pub use missing::Missing;
 pub use plan::Plan;
+pub use program::{Job, ProgramPlan, ProgramRecipe};
 pub use schema::{
     AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, LogSection, Recipe, SampleSection,
     ScheduleSection, ScheduleShape, TrainSection,
 };
+pub use settings::Settings;

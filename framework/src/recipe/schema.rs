@@ -9,7 +9,7 @@ use super::check::Check;
 use crate::ops::DeviceChoice;
 use crate::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, ConditionerConfig, DatasetConfig, EncoderConfig,
-    NormalizerConfig, ObjectiveConfig, ProjectorConfig, SamplerConfig,
+    NormalizerConfig, ObjectiveConfig, ProgramConfig, ProjectorConfig, SamplerConfig,
 };
 use crate::sample::Quantization;
 
@@ -44,6 +44,9 @@ pub struct Recipe {
     pub alignment: Vec<AlignmentTerm>,
     /// The optimizer's settings.
     pub train: TrainSection,
+    /// What is trained beside the backbone and its projectors, and how; nothing when absent.
+    #[serde(default)]
+    pub program: Option<Box<dyn ProgramConfig>>,
     /// How previews and samples are drawn.
     pub sample: SampleSection,
     /// What is written while training, and when.
@@ -247,16 +250,14 @@ pub struct LogSection {
     pub classifier: bool,
 }
 
-fn default_weights_dir() -> PathBuf {
+pub(super) fn default_weights_dir() -> PathBuf {
     PathBuf::from("pretrained_models")
 }
 
 impl Recipe {
     /// Reports every value that cannot work on its own or with its neighbors.
     pub fn validate(&self, check: &mut Check<'_>) {
-        if let Err(problem) = DeviceChoice::parse(&self.device) {
-            check.bad("device", problem);
-        }
+        validate_device(&self.device, check);
         check.within("data", |check| self.data.validate(check));
         check.range("image_size", self.image_size, 1, 4096);
         check.range("flip", self.flip, 0.0, 1.0);
@@ -273,10 +274,23 @@ impl Recipe {
         }
         check.within("train", |check| self.train.validate(check));
         check.within("sample", |check| self.sample.validate(&self.train.ema, check));
-        check.within("log", |check| {
-            check.range("every", self.log.every, 1, u64::MAX);
-            check.positive("keep_checkpoints", self.log.keep_checkpoints);
-        });
+        check.within("log", |check| self.log.validate(check));
+        if let Some(program) = &self.program {
+            check.within("program", |check| program.validate(check));
+        }
+    }
+}
+
+pub(super) fn validate_device(device: &str, check: &mut Check<'_>) {
+    if let Err(problem) = DeviceChoice::parse(device) {
+        check.bad("device", problem);
+    }
+}
+
+impl LogSection {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
+        check.range("every", self.every, 1, u64::MAX);
+        check.positive("keep_checkpoints", self.keep_checkpoints);
     }
 }
 
@@ -301,7 +315,7 @@ impl TrainSection {
         self.global_batch_size / self.micro_batch_size.max(1)
     }
 
-    fn validate(&self, check: &mut Check<'_>) {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
         check.range("steps", self.steps, 1, 1_000_000_000);
         check.range("global_batch_size", self.global_batch_size, 1, 1 << 20);
         check.positive("micro_batch_size", self.micro_batch_size);

@@ -90,7 +90,7 @@ impl Assembly {
     /// # Errors
     /// A part refuses the batch.
     pub fn loss(&self, model: &TrainModel, batch: &Batch, streams: &Streams) -> Result<MicroLoss> {
-        let images = images(batch, &self.device)?;
+        let images = pixels(batch, &self.device)?;
         let training = self.device.clone().autodiff();
         let taps = self.alignment.taps(streams.step);
         let targets = self.alignment.targets(&images, streams.step)?;
@@ -120,8 +120,11 @@ impl Assembly {
     }
 }
 
-/// A batch's pictures as floats in 0..255.
-fn images(batch: &Batch, device: &Device) -> Result<Tensor<4>> {
+/// A batch's pictures as floats in 0..255, `[batch, 3, height, width]`.
+///
+/// # Errors
+/// The batch has not as many bytes as its pictures need.
+pub fn pixels(batch: &Batch, device: &Device) -> Result<Tensor<4>> {
     let (count, side) = (batch.labels.len(), batch.image_size);
     if batch.images.len() != count * 3 * side * side {
         bail!("a batch of {count} pictures of side {side} has {} bytes", batch.images.len());

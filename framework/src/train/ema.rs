@@ -12,19 +12,19 @@ use crate::weights::{StateDict, load_state_dict, state_dict};
 
 /// A moving average over all parameters, frozen ones included, as the reference keeps it.
 #[derive(Debug)]
-pub struct Ema {
+pub struct Ema<M = TrainModel> {
     /// Name and decay.
     pub settings: EmaSection,
-    model: TrainModel,
+    model: M,
     flat: Vec<Tensor<1>>,
 }
 
-impl Ema {
+impl<M: Module> Ema<M> {
     /// An average that starts as a copy of the model.
     ///
     /// # Errors
     /// Never for a model that can be copied to the host.
-    pub fn new(model: &TrainModel, settings: EmaSection) -> Result<Self> {
+    pub fn new(model: &M, settings: EmaSection) -> Result<Self> {
         // Through the host: a module's clone shares memory with the weights that training writes in place.
         Self::from_state_dict(model, settings, state_dict(model))
     }
@@ -33,19 +33,19 @@ impl Ema {
     ///
     /// # Errors
     /// The tensors do not fit the model.
-    pub fn from_state_dict(model: &TrainModel, settings: EmaSection, dict: StateDict) -> Result<Self> {
+    pub fn from_state_dict(model: &M, settings: EmaSection, dict: StateDict) -> Result<Self> {
         let model = load_state_dict(model.valid(), dict)?;
         let (_, flat) = flat_parameters(&model, false);
         Ok(Self { settings, model, flat })
     }
 
     /// The averaged weights, without autodiff.
-    pub fn model(&self) -> &TrainModel {
+    pub fn model(&self) -> &M {
         &self.model
     }
 
     /// Takes in the weights after optimizer step `step`, counted from 0.
-    pub fn update(&mut self, model: &TrainModel, step: u64) {
+    pub fn update(&mut self, model: &M, step: u64) {
         let (_, new) = flat_parameters(model, false);
         ops::lerp(&mut self.flat, &new, 1.0 - decay_at(&self.settings, step));
         let is_in_place = self.flat.first().is_none_or(|first| ops::on_libtorch(&first.device()));

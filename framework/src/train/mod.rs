@@ -4,20 +4,28 @@
 
 mod alignment;
 mod assembly;
+mod diffusion;
 mod ema;
 mod flat;
 mod model;
 mod optimizer;
+mod program;
 mod run;
 mod schedule;
+mod trainable;
 mod trainer;
 
 pub use alignment::{Alignment, AlignmentLosses, Term};
-pub use assembly::Assembly;
+pub use assembly::{Assembly, pixels};
+pub use diffusion::run;
 pub use ema::Ema;
 pub(crate) use flat::{flat_gradients, flat_parameters, with_flat};
 pub use model::{TrainModel, build_model};
+pub(crate) use optimizer::fresh_moments;
 pub use optimizer::{Gradients, Optimizer, OptimizerSettings};
-pub use run::{RunOptions, run};
+pub use program::ProgramRun;
+pub(crate) use run::describe;
+pub use run::{Frame, RunOptions, run_loop};
 pub use schedule::learning_rate;
+pub use trainable::{Preview, ReadTensors, Trainable, WriteTensors};
 pub use trainer::{StepStats, Trainer};

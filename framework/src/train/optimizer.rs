@@ -1,12 +1,12 @@
 //! AdamW over all trainable parameters, with clipping by global norm.
 
 use anyhow::Result;
+use burn::module::Module;
 use burn::tensor::{Gradients as Graph, Tensor, TensorData};
 
 use super::flat::{flat_gradients, flat_parameters, with_flat};
-use super::model::TrainModel;
 use crate::ops::{self, AdamWState, AdamWStep};
-use crate::recipe::Decayed;
+use crate::recipe::{Decayed, TrainSection};
 use crate::weights::{HostTensor, ParamInfo, StateDict, parameters, to_host};
 
 /// What an optimizer needs beside the learning rate.
@@ -24,8 +24,21 @@ pub struct OptimizerSettings {
     pub max_grad_norm: Option<f64>,
 }
 
+impl OptimizerSettings {
+    /// As the recipe says.
+    pub fn new(train: &TrainSection) -> Self {
+        Self {
+            betas: train.betas,
+            eps: train.eps,
+            weight_decay: train.weight_decay,
+            decayed: train.decayed,
+            max_grad_norm: train.max_grad_norm,
+        }
+    }
+}
+
 /// Places of the trainable parameters by weight decay, in the order of [`flat_parameters`].
-fn groups(model: &TrainModel, settings: OptimizerSettings) -> Vec<(Vec<usize>, f64)> {
+fn groups<M: Module>(model: &M, settings: OptimizerSettings) -> Vec<(Vec<usize>, f64)> {
     let trainable = parameters(model).into_iter().filter(|param| param.is_trainable);
     let is_decayed = |param: &ParamInfo| match settings.decayed {
         Decayed::All => true,
@@ -43,7 +56,7 @@ pub struct Gradients(Vec<Tensor<1>>);
 
 impl Gradients {
     /// Adds the gradients of one backward pass.
-    pub fn add(&mut self, model: &TrainModel, mut graph: Graph) {
+    pub fn add<M: Module>(&mut self, model: &M, mut graph: Graph) {
         let new = flat_gradients(model, &mut graph);
         if self.0.is_empty() {
             self.0 = new;
@@ -55,7 +68,7 @@ impl Gradients {
 
 impl Gradients {
     /// The gradients by parameter name.
-    pub fn by_name(&self, model: &TrainModel) -> StateDict {
+    pub fn by_name<M: Module>(&self, model: &M) -> StateDict {
         let (names, params) = flat_parameters(model, true);
         let shape = |tensor: &Tensor<1>| tensor.dims().to_vec();
         let host = params
@@ -64,6 +77,17 @@ impl Gradients {
             .map(|(param, gradient)| HostTensor { shape: shape(param), values: to_host(gradient.clone()) });
         names.into_iter().zip(host).collect()
     }
+}
+
+/// The moments of an optimizer that did no step yet, as [`Optimizer::state_dict`] names them.
+pub(crate) fn fresh_moments(params: &[ParamInfo]) -> StateDict {
+    let trainable = params.iter().filter(|param| param.is_trainable);
+    let zeros = |param: &ParamInfo| {
+        let count = param.shape.iter().product();
+        ["first", "second"]
+            .map(|kind| (format!("{kind}.{}", param.name), HostTensor { shape: vec![count], values: vec![0.0; count] }))
+    };
+    trainable.flat_map(zeros).collect()
 }
 
 /// AdamW and its moments.
@@ -79,7 +103,7 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// An optimizer that has done no step.
-    pub fn new(model: &TrainModel, settings: OptimizerSettings) -> Self {
+    pub fn new<M: Module>(model: &M, settings: OptimizerSettings) -> Self {
         let (names, params) = flat_parameters(model, true);
         let zeros = || params.iter().map(Tensor::zeros_like).collect();
         let state = AdamWState { first: zeros(), second: zeros() };
@@ -87,7 +111,7 @@ impl Optimizer {
     }
 
     /// One update of the model. Returns the gradient's global norm before clipping, `[1]`.
-    pub fn step(&mut self, model: &mut TrainModel, gradients: Gradients, lr: f64) -> Tensor<1> {
+    pub fn step<M: Module>(&mut self, model: &mut M, gradients: Gradients, lr: f64) -> Tensor<1> {
         let (_, mut params) = flat_parameters(model, true);
         let Some(device) = params.first().map(Tensor::device) else {
             return Tensor::zeros([1], &burn::tensor::Device::flex());

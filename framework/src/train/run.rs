@@ -7,16 +7,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use super::trainer::{StepStats, Trainer};
+use super::trainable::{Preview, Trainable};
+use super::trainer::StepStats;
 use crate::checkpoint;
 use crate::files::write_whole;
-use crate::log::{Event, EventSink, RunLog, image_grid, magnify};
-use crate::ops::{self, JvpMethod};
-use crate::recipe::{Layered, Plan};
-use crate::sample::{Sampling, draw_pictures};
+use crate::log::{Event, EventSink, RunLog};
+use crate::recipe::{Layered, LogSection, Plan, ProgramPlan, TrainSection};
 
 const LOCK: &str = ".lock";
-const PREVIEW_SIDE: usize = 64; // pixels of the smallest picture that a person sees something in
 
 /// How a run is started.
 #[derive(Debug)]
@@ -27,40 +25,82 @@ pub struct RunOptions<'a> {
     pub stop: &'a AtomicBool,
 }
 
+/// What the loop needs of a recipe, whatever it trains.
+pub struct Frame<'a> {
+    /// Name of the recipe file, without its ending.
+    pub recipe_name: &'a str,
+    /// Name of the profile.
+    pub profile_name: &'a str,
+    /// Hash of everything that decides the run's numbers.
+    pub digest: String,
+    /// Seed of every random draw.
+    pub seed: u64,
+    /// Steps, batch and rate.
+    pub train: &'a TrainSection,
+    /// What is written, and when.
+    pub log: LogSection,
+    /// The recipe with the origin of its values.
+    pub layered: &'a Layered,
+}
+
+impl<'a> Frame<'a> {
+    /// Of a diffusion model's recipe.
+    ///
+    /// # Errors
+    /// A plugin's config cannot be written as YAML.
+    pub fn of_diffusion(plan: &'a Plan, layered: &'a Layered) -> Result<Self> {
+        let (Plan { recipe, recipe_name, profile_name, .. }, digest) = (plan, plan.digest()?);
+        let (seed, train, log) = (recipe.seed, &recipe.train, recipe.log);
+        Ok(Self { recipe_name, profile_name, digest, seed, train, log, layered })
+    }
+
+    /// Of a program's recipe.
+    ///
+    /// # Errors
+    /// A plugin's config cannot be written as YAML.
+    pub fn of_program(plan: &'a ProgramPlan, layered: &'a Layered) -> Result<Self> {
+        let (ProgramPlan { recipe, recipe_name, profile_name, .. }, digest) = (plan, plan.digest()?);
+        let (seed, train, log) = (recipe.seed, &recipe.train, recipe.log);
+        Ok(Self { recipe_name, profile_name, digest, seed, train, log, layered })
+    }
+}
+
 /// Trains to the last step, continuing what the run folder holds.
-///
-/// Returns the trainer at its last step, for whoever evaluates the network next.
 ///
 /// # Errors
 /// The data, the device or the disk fails, or another program trains in the folder. What was trained until then is
 /// saved where that is possible; checkpoints that are there stay.
-pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut dyn EventSink) -> Result<Trainer> {
+pub fn run_loop(
+    frame: &Frame<'_>,
+    trained: &mut dyn Trainable,
+    options: RunOptions<'_>,
+    sink: &mut dyn EventSink,
+) -> Result<()> {
     let started = Instant::now();
     let run_dir = options.run_dir.as_path();
-    let mut trainer = Trainer::new(plan)?;
     fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run folder `{}`", run_dir.display()))?;
     let _lock = lock(run_dir)?;
-    let resumed_from = resume(&mut trainer, plan, run_dir, sink)?;
-    describe(plan, layered, &trainer, run_dir)?;
-    let mut log = RunLog::open(run_dir, Some(trainer.step))?;
+    let resumed_from = resume(trained, frame, run_dir, sink)?;
+    describe(frame, trained.about(), run_dir)?;
+    let mut log = RunLog::open(run_dir, Some(trained.steps_done()))?;
     if resumed_from.is_none() {
-        log.text("recipe", 0, &format!("```yaml\n{}```", layered.to_yaml()?));
+        log.text("recipe", 0, &format!("```yaml\n{}```", frame.layered.to_yaml()?));
     }
-    let total_steps = plan.recipe.train.steps;
+    let total_steps = frame.train.steps;
     sink.event(&Event::Started { run_dir: run_dir.to_path_buf(), total_steps, resumed_from });
-    let (mark, saved_step) = ((Instant::now(), trainer.step), trainer.step);
-    let mut session = Session { plan, run_dir, log, sink, total_steps, mark, wait_s: 0.0, saved_step };
-    let end = session.train(&mut trainer, options.stop);
+    let (mark, saved_step) = ((Instant::now(), trained.steps_done()), trained.steps_done());
+    let mut session = Session { frame, run_dir, log, sink, total_steps, mark, wait_s: 0.0, saved_step };
+    let end = session.train(trained, options.stop);
     session.report_problems();
     session.log.flush();
     end?;
-    let event = Event::Finished { step: trainer.step, total_steps, elapsed_s: started.elapsed().as_secs_f64() };
+    let event = Event::Finished { step: trained.steps_done(), total_steps, elapsed_s: started.elapsed().as_secs_f64() };
     sink.event(&event);
-    Ok(trainer)
+    Ok(())
 }
 
 struct Session<'a> {
-    plan: &'a Plan,
+    frame: &'a Frame<'a>,
     run_dir: &'a Path,
     log: RunLog,
     sink: &'a mut dyn EventSink,
@@ -72,16 +112,16 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn train(&mut self, trainer: &mut Trainer, stop: &AtomicBool) -> Result<()> {
-        let when = self.plan.recipe.log;
+    fn train(&mut self, trained: &mut dyn Trainable, stop: &AtomicBool) -> Result<()> {
+        let when = self.frame.log;
         let is_due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
         let mut unread = None;
-        while trainer.step < self.total_steps {
-            let stats = match trainer.step(self.plan) {
+        while trained.steps_done() < self.total_steps {
+            let stats = match trained.advance() {
                 Ok(stats) => stats,
-                Err(problem) => return Err(self.rescue(trainer, unread, problem)),
+                Err(problem) => return Err(self.rescue(trained, unread, problem)),
             };
-            let (step, is_last) = (trainer.step, trainer.step == self.total_steps);
+            let (step, is_last) = (trained.steps_done(), trained.steps_done() == self.total_steps);
             // Read once a round: a stop that comes later is the next round's, which saves before it ends.
             let is_stopping = stop.load(Ordering::Relaxed);
             self.wait_s += stats.wait_s;
@@ -94,17 +134,17 @@ impl Session<'_> {
                 unread = Some(stats);
             }
             if is_due(step, when.histogram_every) {
-                self.histograms(trainer);
+                self.histograms(trained);
             }
             if is_saving {
-                match self.save(trainer) {
+                match self.save(trained) {
                     // The next save may find room; until then the checkpoint before stands.
                     Err(problem) if !is_last && !is_stopping => self.warn(&problem),
                     end => end?,
                 }
             }
             if is_last || is_due(step, when.preview_every) {
-                self.preview(trainer).unwrap_or_else(|problem| self.warn(&problem.context("no preview")));
+                self.preview(trained).unwrap_or_else(|problem| self.warn(&problem.context("no preview")));
             }
             if is_stopping {
                 break;
@@ -121,7 +161,7 @@ impl Session<'_> {
             )
         })?;
         let (elapsed, steps) = (self.mark.0.elapsed().as_secs_f64().max(1e-9), (step - self.mark.1).max(1));
-        let images_per_s = steps as f64 * self.plan.recipe.train.global_batch_size as f64 / elapsed;
+        let images_per_s = steps as f64 * self.frame.train.global_batch_size as f64 / elapsed;
         scalars.push(("perf/images_per_s".into(), images_per_s));
         scalars.push(("perf/data_wait_fraction".into(), (self.wait_s / elapsed).min(1.0)));
         self.log.scalars(step, &scalars);
@@ -133,24 +173,24 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn save(&mut self, trainer: &Trainer) -> Result<()> {
-        let path = checkpoint::save(trainer, self.plan, self.run_dir)?;
-        checkpoint::prune(&self.run_dir.join("checkpoints"), self.plan.recipe.log.keep_checkpoints);
+    fn save(&mut self, trained: &dyn Trainable) -> Result<()> {
+        let path = checkpoint::save(trained, &self.frame.digest, self.run_dir)?;
+        checkpoint::prune(&self.run_dir.join("checkpoints"), self.frame.log.keep_checkpoints);
         self.log.flush();
-        self.sink.event(&Event::Saved { step: trainer.step, path });
-        (self.mark, self.saved_step) = ((Instant::now(), trainer.step), trainer.step);
+        self.sink.event(&Event::Saved { step: trained.steps_done(), path });
+        (self.mark, self.saved_step) = ((Instant::now(), trained.steps_done()), trained.steps_done());
         Ok(())
     }
 
     /// Saves what was trained before `problem`, and says so; `unread` are the numbers of the last step.
-    fn rescue(&mut self, trainer: &Trainer, unread: Option<StepStats>, problem: anyhow::Error) -> anyhow::Error {
-        let step = trainer.step;
+    fn rescue(&mut self, trained: &dyn Trainable, unread: Option<StepStats>, problem: anyhow::Error) -> anyhow::Error {
+        let step = trained.steps_done();
         let is_finite = unread.is_none_or(|stats| stats.read().is_ok());
         let problem = problem.context(format!("training ended after step {step}"));
-        if step <= self.saved_step || trainer.is_torn() || !is_finite {
+        if step <= self.saved_step || trained.is_torn() || !is_finite {
             return problem;
         }
-        match self.save(trainer) {
+        match self.save(trained) {
             Ok(()) => problem,
             Err(unsaved) => problem.context(format!("{unsaved:#}")),
         }
@@ -160,40 +200,24 @@ impl Session<'_> {
         self.sink.event(&Event::Warning(format!("{problem:#}")));
     }
 
-    fn preview(&mut self, trainer: &Trainer) -> Result<()> {
-        let section = &self.plan.recipe.sample;
-        if section.num_preview == 0 {
-            return Ok(());
+    fn preview(&mut self, trained: &mut dyn Trainable) -> Result<()> {
+        let step = trained.steps_done();
+        let measured = trained.measures()?;
+        if !measured.is_empty() {
+            self.log.scalars(step, &measured);
         }
-        let model = trainer.weights(&section.weights)?;
-        let num_classes = trainer.assembly.dataset.num_classes().max(1);
-        let labels: Vec<i64> = (0..section.num_preview).map(|i| (i % num_classes) as i64).collect();
-        let sampling = Sampling::new(section, self.plan.recipe.seed);
-        let factor = PREVIEW_SIDE.div_ceil(self.plan.recipe.image_size);
-        let side = factor * self.plan.recipe.image_size;
-        let mut counts = vec![]; // two samplers may evaluate equally often
-        for (i, sampler) in trainer.assembly.samplers().enumerate() {
-            let bytes = draw_pictures(&trainer.assembly, &model, sampler, self.plan.latent, &labels, 0, sampling)?;
-            let pictures = magnify(&bytes, self.plan.recipe.image_size, factor);
-            let (grid, width, height) = image_grid(&pictures, labels.len(), side, side, 8.min(labels.len()), 2)?;
-            let suffix = match (i, sampler.num_evaluations()) {
-                (0, _) => String::new(),
-                (i, count) if counts.contains(&count) => format!("_{count}nfe_{i}"),
-                (_, count) => format!("_{count}nfe"),
-            };
-            counts.push(sampler.num_evaluations());
-            let tag = format!("sample/{}{suffix}", section.weights);
-            if let Some(path) = self.log.image(&tag, trainer.step, &grid, width, height) {
-                self.sink.event(&Event::Preview { step: trainer.step, path });
+        for Preview { tag, rgb, width, height } in trained.previews()? {
+            if let Some(path) = self.log.image(&tag, step, &rgb, width, height) {
+                self.sink.event(&Event::Preview { step, path });
             }
         }
-        self.mark = (Instant::now(), trainer.step);
+        self.mark = (Instant::now(), step);
         Ok(())
     }
 
-    fn histograms(&mut self, trainer: &Trainer) {
-        for (name, tensor) in crate::weights::state_dict(&trainer.model) {
-            self.log.histogram(&format!("weights/{name}"), trainer.step, &tensor.values);
+    fn histograms(&mut self, trained: &dyn Trainable) {
+        for (name, tensor) in trained.weights() {
+            self.log.histogram(&format!("weights/{name}"), trained.steps_done(), &tensor.values);
         }
     }
 
@@ -205,21 +229,25 @@ impl Session<'_> {
 }
 
 /// Continues from the newest whole checkpoint of the folder, if it has one.
-fn resume(trainer: &mut Trainer, plan: &Plan, run_dir: &Path, sink: &mut dyn EventSink) -> Result<Option<u64>> {
+fn resume(
+    trained: &mut dyn Trainable,
+    frame: &Frame<'_>,
+    run_dir: &Path,
+    sink: &mut dyn EventSink,
+) -> Result<Option<u64>> {
     let (found, problems) = checkpoint::newest(&run_dir.join("checkpoints"));
     for problem in problems {
         sink.event(&Event::Warning(problem));
     }
-    let Some(found) = found else { return refuse_other_recipe(plan, run_dir).map(|()| None) };
-    checkpoint::restore(trainer, plan, &found)?;
-    Ok(Some(trainer.step))
+    let Some(found) = found else { return refuse_other_recipe(&frame.digest, run_dir).map(|()| None) };
+    checkpoint::restore(trained, &frame.digest, &found)?;
+    Ok(Some(trained.steps_done()))
 }
 
-fn refuse_other_recipe(plan: &Plan, run_dir: &Path) -> Result<()> {
+fn refuse_other_recipe(digest: &str, run_dir: &Path) -> Result<()> {
     let path = run_dir.join("run.json");
     let Ok(text) = fs::read_to_string(&path) else { return Ok(()) };
     let known: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let digest = plan.digest()?;
     match known["recipe_digest"].as_str() {
         Some(other) if other != digest => bail!(
             "`{}` holds a run of another recipe (digest {other}, this one has {digest}); choose another folder with --run-dir",
@@ -246,19 +274,24 @@ fn lock(run_dir: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Leaves the resolved recipe and what made the run beside its logs.
-fn describe(plan: &Plan, layered: &Layered, trainer: &Trainer, run_dir: &Path) -> Result<()> {
-    write_whole(&run_dir.join("recipe.yaml"), layered.to_yaml()?.as_bytes())?;
-    let about = serde_json::json!({
-        "recipe": plan.recipe_name,
-        "profile": plan.profile_name,
-        "recipe_digest": plan.digest()?,
-        "seed": plan.recipe.seed,
+/// Leaves the resolved recipe and what made the run beside its logs; `more` is what the trained part says of itself.
+pub(crate) fn describe(
+    frame: &Frame<'_>,
+    more: serde_json::Map<String, serde_json::Value>,
+    run_dir: &Path,
+) -> Result<()> {
+    write_whole(&run_dir.join("recipe.yaml"), frame.layered.to_yaml()?.as_bytes())?;
+    let mut about = serde_json::json!({
+        "recipe": frame.recipe_name,
+        "profile": frame.profile_name,
+        "recipe_digest": frame.digest,
+        "seed": frame.seed,
         "realign": env!("CARGO_PKG_VERSION"),
-        "device": ops::describe(&trainer.assembly.device),
-        "derivative": plan.recipe.objective.takes_derivative().then(|| JvpMethod::of(&trainer.assembly.device).name()),
         "resume": "run the same command again",
     });
+    if let Some(about) = about.as_object_mut() {
+        about.extend(more);
+    }
     let text = serde_json::to_string_pretty(&about).context("cannot write run.json")? + "\n";
     write_whole(&run_dir.join("run.json"), text.as_bytes())
 }

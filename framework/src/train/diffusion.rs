@@ -1,0 +1,111 @@
+//! The training of a diffusion model, as the run loop sees it.
+
+use anyhow::Result;
+use burn::tensor::Device;
+
+use super::ema::Ema;
+use super::run::{Frame, RunOptions, run_loop};
+use super::trainable::{Preview, ReadTensors, Trainable, WriteTensors};
+use super::trainer::{StepStats, Trainer};
+use crate::checkpoint::State;
+use crate::log::{EventSink, image_grid, magnify};
+use crate::ops::{self, JvpMethod};
+use crate::recipe::{EmaSection, Layered, Plan};
+use crate::sample::{Sampling, draw_pictures};
+use crate::weights::{StateDict, load_state_dict, state_dict};
+
+const PREVIEW_SIDE: usize = 64; // pixels of the smallest picture that a person sees something in
+
+/// Trains to the last step, continuing what the run folder holds.
+///
+/// Returns the trainer at its last step, for whoever evaluates the network next.
+///
+/// # Errors
+/// The data, the device or the disk fails, or another program trains in the folder. What was trained until then is
+/// saved where that is possible; checkpoints that are there stay.
+pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut dyn EventSink) -> Result<Trainer> {
+    let mut diffusion = Diffusion { trainer: Trainer::new(plan)?, plan };
+    let frame = Frame::of_diffusion(plan, layered)?;
+    run_loop(&frame, &mut diffusion, options, sink)?;
+    Ok(diffusion.trainer)
+}
+
+struct Diffusion<'a> {
+    plan: &'a Plan,
+    trainer: Trainer,
+}
+
+impl Trainable for Diffusion<'_> {
+    fn steps_done(&self) -> u64 {
+        self.trainer.step
+    }
+
+    fn advance(&mut self) -> Result<StepStats> {
+        self.trainer.step(self.plan)
+    }
+
+    fn is_torn(&self) -> bool {
+        self.trainer.is_torn()
+    }
+
+    fn save(&self, write: &mut WriteTensors<'_>) -> Result<u64> {
+        let (optimizer, optimizer_step) = self.trainer.optimizer.state_dict();
+        write("optimizer", &optimizer)?;
+        drop(optimizer);
+        // One copy at a time on the host.
+        write("model", &state_dict(&self.trainer.model))?;
+        for ema in &self.trainer.emas {
+            write(&format!("ema-{}", ema.settings.name), &state_dict(ema.model()))?;
+        }
+        Ok(optimizer_step)
+    }
+
+    fn load(&mut self, state: &State, read: &ReadTensors<'_>) -> Result<()> {
+        let model = load_state_dict(self.trainer.model.clone(), read("model")?)?;
+        let restored =
+            |ema: &EmaSection| Ema::from_state_dict(&model, ema.clone(), read(&format!("ema-{}", ema.name))?);
+        let emas = self.plan.recipe.train.ema.iter().map(restored).collect::<Result<Vec<_>>>()?;
+        self.trainer.optimizer.load_state_dict(read("optimizer")?, state.optimizer_step)?;
+        (self.trainer.model, self.trainer.emas, self.trainer.step) = (model, emas, state.step);
+        Ok(())
+    }
+
+    fn previews(&mut self) -> Result<Vec<Preview>> {
+        let (section, plan, trainer) = (&self.plan.recipe.sample, self.plan, &self.trainer);
+        if section.num_preview == 0 {
+            return Ok(vec![]);
+        }
+        let model = trainer.weights(&section.weights)?;
+        let num_classes = trainer.assembly.dataset.num_classes().max(1);
+        let labels: Vec<i64> = (0..section.num_preview).map(|i| (i % num_classes) as i64).collect();
+        let sampling = Sampling::new(section, plan.recipe.seed);
+        let factor = PREVIEW_SIDE.div_ceil(plan.recipe.image_size);
+        let side = factor * plan.recipe.image_size;
+        let mut counts = vec![]; // two samplers may evaluate equally often
+        let mut previews = vec![];
+        for (i, sampler) in trainer.assembly.samplers().enumerate() {
+            let bytes = draw_pictures(&trainer.assembly, &model, sampler, plan.latent, &labels, 0, sampling)?;
+            let pictures = magnify(&bytes, plan.recipe.image_size, factor);
+            let (rgb, width, height) = image_grid(&pictures, labels.len(), side, side, 8.min(labels.len()), 2)?;
+            let suffix = match (i, sampler.num_evaluations()) {
+                (0, _) => String::new(),
+                (i, count) if counts.contains(&count) => format!("_{count}nfe_{i}"),
+                (_, count) => format!("_{count}nfe"),
+            };
+            counts.push(sampler.num_evaluations());
+            previews.push(Preview { tag: format!("sample/{}{suffix}", section.weights), rgb, width, height });
+        }
+        Ok(previews)
+    }
+
+    fn weights(&self) -> StateDict {
+        state_dict(&self.trainer.model)
+    }
+
+    fn about(&self) -> serde_json::Map<String, serde_json::Value> {
+        let device: &Device = &self.trainer.assembly.device;
+        let derivative = self.plan.recipe.objective.takes_derivative().then(|| JvpMethod::of(device).name());
+        let about = [("device", ops::describe(device).into()), ("derivative", derivative.into())];
+        about.into_iter().map(|(key, value): (&str, serde_json::Value)| (key.to_string(), value)).collect()
+    }
+}
