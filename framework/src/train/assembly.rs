@@ -10,12 +10,13 @@ use super::alignment::{Alignment, Term};
 use super::cache_choice::CacheChoice;
 use super::cached;
 use super::feature_cache::FeatureCache;
-use super::model::TrainModel;
+use super::model::{TrainModel, build_conditioner};
 use crate::data::loader::Batch;
 use crate::erase::Slot;
+use crate::nn::ParamBuilder;
 use crate::ops::{self, DeviceChoice};
 use crate::plugin::{
-    AutoencoderKind, ConditionerContext, ConditionerKind, Dataset, EncoderKind, Objective, ObjectiveInput, Sampler,
+    AutoencoderKind, Conditioner, ConditionerKind, Dataset, EncoderKind, Objective, ObjectiveInput, Sampler,
 };
 use crate::recipe::{AlignmentTerm, Plan};
 use crate::streams::Streams;
@@ -29,8 +30,8 @@ pub struct Assembly {
     pub dataset: Arc<dyn Dataset>,
     /// From pictures to clean samples.
     pub autoencoder: Slot<AutoencoderKind>,
-    /// From labels to conditions.
-    pub conditioner: Slot<ConditionerKind>,
+    /// From labels or captions to conditions, where that does not train.
+    conditioner: Slot<ConditionerKind>,
     /// What the network learns to predict.
     pub objective: Box<dyn Objective>,
     /// What its tokens are aligned with.
@@ -63,7 +64,6 @@ impl Assembly {
             bail!("{missing}");
         }
         let dataset: Arc<dyn Dataset> = recipe.data.open(&plan.dataset_context()).context("data")?.into();
-        let context = ConditionerContext { num_classes: dataset.num_classes(), device: device.clone() };
         let alignment = Alignment {
             terms: recipe.alignment.iter().map(|term| build_term(plan, term, &device)).collect::<Result<_>>()?,
             grid: plan.backbone.grid,
@@ -74,7 +74,7 @@ impl Assembly {
         }
         Ok(Self {
             autoencoder,
-            conditioner: Slot::new(recipe.conditioner.build(&context).context("conditioner")?),
+            conditioner: build_conditioner(plan, &ParamBuilder::new(&device, recipe.seed))?,
             objective: recipe.objective.build(),
             sampler: recipe.sample.sampler.build(),
             also: recipe.sample.also.iter().map(|sampler| sampler.build()).collect(),
@@ -120,6 +120,14 @@ impl Assembly {
         }
     }
 
+    /// From labels or captions to conditions: the model's own where it trains.
+    pub fn conditioner<'a>(&'a self, model: &'a TrainModel) -> &'a dyn Conditioner {
+        match &model.conditioner {
+            Some(trained) => &**trained,
+            None => &*self.conditioner,
+        }
+    }
+
     /// The loss of one micro-batch: objective plus alignment. Design, section 6.
     ///
     /// # Errors
@@ -135,8 +143,9 @@ impl Assembly {
         };
         let x0 = Tensor::from_inner(x0);
         let draws = self.objective.draw(x0.dims(), streams, &training);
-        let condition = self.conditioner.condition(&batch.labels, &batch.captions, &training)?;
-        let null = self.conditioner.null(batch.labels.len(), &training);
+        let conditioner = self.conditioner(model);
+        let condition = conditioner.condition(&batch.labels, &batch.captions, &training)?;
+        let null = conditioner.null(batch.labels.len(), &training);
         let input = ObjectiveInput { x0, condition, null, draws, taps: &taps };
         let output = self.objective.loss(&*model.backbone, input)?;
         let mut scalars: Vec<_> =
