@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use std::{ffi::OsString, process::ExitCode};
 
 /// Commands the `realign` program answers.
-const HANDED_OVER: [&str; 15] = [
+const HANDED_OVER: [&str; 16] = [
     "run",
     "sample",
     "explain",
@@ -21,6 +21,7 @@ const HANDED_OVER: [&str; 15] = [
     "correlate",
     "viz",
     "probe",
+    "prepare",
 ];
 /// Commands answered here.
 const OWN: [&str; 4] = ["test", "doctor", "libtorch", "help"];
@@ -37,6 +38,7 @@ Usage: cargo xtask <COMMAND> [OPTIONS]
   viz               self-similarity of features as heat maps
   correlate FILE    a metric against FID over encoders
   probe             linear and nearest-neighbor probes of encoders
+  prepare           latents or pictures once, to train from
   plugins           every plugin by kind, with its settings
   weights           what others published: list, get, verify
   import FILE       make a run of a published generator

@@ -245,6 +245,7 @@ impl Recipe {
     /// Reports every value that cannot work on its own or with its neighbors.
     pub fn validate(&self, check: &mut Check<'_>) {
         validate_device(&self.device, check);
+        check.within("data", |check| self.data.validate(check));
         check.range("image_size", self.image_size, 1, 4096);
         check.range("flip", self.flip, 0.0, 1.0);
         check.within("loader", |check| {

@@ -8,13 +8,15 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::alignment::{Alignment, Term};
 use super::cache_choice::CacheChoice;
+use super::cached;
 use super::feature_cache::FeatureCache;
-use super::model::TrainModel;
+use super::model::{TrainModel, build_conditioner};
 use crate::data::loader::Batch;
 use crate::erase::Slot;
+use crate::nn::ParamBuilder;
 use crate::ops::{self, DeviceChoice};
 use crate::plugin::{
-    AutoencoderKind, ConditionerContext, ConditionerKind, Dataset, EncoderKind, Objective, ObjectiveInput, Sampler,
+    AutoencoderKind, Conditioner, ConditionerKind, Dataset, EncoderKind, Objective, ObjectiveInput, Sampler,
 };
 use crate::recipe::{AlignmentTerm, Plan};
 use crate::streams::Streams;
@@ -28,8 +30,8 @@ pub struct Assembly {
     pub dataset: Arc<dyn Dataset>,
     /// From pictures to clean samples.
     pub autoencoder: Slot<AutoencoderKind>,
-    /// From labels to conditions.
-    pub conditioner: Slot<ConditionerKind>,
+    /// From labels or captions to conditions, where that does not train.
+    conditioner: Slot<ConditionerKind>,
     /// What the network learns to predict.
     pub objective: Box<dyn Objective>,
     /// What its tokens are aligned with.
@@ -62,14 +64,17 @@ impl Assembly {
             bail!("{missing}");
         }
         let dataset: Arc<dyn Dataset> = recipe.data.open(&plan.dataset_context()).context("data")?.into();
-        let context = ConditionerContext { num_classes: dataset.num_classes(), device: device.clone() };
         let alignment = Alignment {
             terms: recipe.alignment.iter().map(|term| build_term(plan, term, &device)).collect::<Result<_>>()?,
             grid: plan.backbone.grid,
         };
+        let autoencoder = Slot::new(recipe.autoencoder.build(&recipe.weights_dir, &device).context("autoencoder")?);
+        if let Some(latents) = dataset.latents() {
+            cached::check(latents.info(), plan, &autoencoder).context("data")?;
+        }
         Ok(Self {
-            autoencoder: Slot::new(recipe.autoencoder.build(&recipe.weights_dir, &device).context("autoencoder")?),
-            conditioner: Slot::new(recipe.conditioner.build(&context).context("conditioner")?),
+            autoencoder,
+            conditioner: build_conditioner(plan, &ParamBuilder::new(&device, recipe.seed))?,
             objective: recipe.objective.build(),
             sampler: recipe.sample.sampler.build(),
             also: recipe.sample.also.iter().map(|sampler| sampler.build()).collect(),
@@ -115,6 +120,14 @@ impl Assembly {
         }
     }
 
+    /// From labels or captions to conditions: the model's own where it trains.
+    pub fn conditioner<'a>(&'a self, model: &'a TrainModel) -> &'a dyn Conditioner {
+        match &model.conditioner {
+            Some(trained) => &**trained,
+            None => &*self.conditioner,
+        }
+    }
+
     /// The loss of one micro-batch: objective plus alignment. Design, section 6.
     ///
     /// # Errors
@@ -124,10 +137,15 @@ impl Assembly {
         let training = self.device.clone().autodiff();
         let taps = self.alignment.taps(streams.step);
         let targets = self.alignment.targets(streams.step, |at, encoder| self.features(at, encoder, &images, batch))?;
-        let x0 = Tensor::from_inner(self.autoencoder.encode(images, streams));
+        let x0 = match self.dataset.latents() {
+            Some(latents) => cached::samples(latents.info(), &self.autoencoder, batch, streams, &self.device)?,
+            None => self.autoencoder.encode(images, streams),
+        };
+        let x0 = Tensor::from_inner(x0);
         let draws = self.objective.draw(x0.dims(), streams, &training);
-        let condition = self.conditioner.condition(&batch.labels, &batch.captions, &training)?;
-        let null = self.conditioner.null(batch.labels.len(), &training);
+        let conditioner = self.conditioner(model);
+        let condition = conditioner.condition(&batch.labels, &batch.captions, &training)?;
+        let null = conditioner.null(batch.labels.len(), &training);
         let input = ObjectiveInput { x0, condition, null, draws, taps: &taps };
         let output = self.objective.loss(&*model.backbone, input)?;
         let mut scalars: Vec<_> =

@@ -5,6 +5,7 @@
 mod alignment;
 mod assembly;
 mod cache_choice;
+mod cached;
 mod diffusion;
 mod ema;
 mod feature_cache;
@@ -26,6 +27,7 @@ pub use diffusion::run;
 pub use ema::Ema;
 pub use feature_cache::{FeatureCache, Store};
 pub(crate) use flat::{flat_gradients, flat_parameters, with_flat};
+pub(crate) use model::build_conditioner;
 pub use model::{TrainModel, build_model};
 pub(crate) use optimizer::fresh_moments;
 pub use optimizer::{Gradients, Optimizer, OptimizerSettings};

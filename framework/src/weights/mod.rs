@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod digest;
 mod elements;
 mod hostile_files;
 mod key_import;
@@ -33,6 +34,7 @@ mod torch_fixtures;
 mod torch_objects;
 mod torch_writer;
 
+pub use digest::digest;
 pub use elements::ElementType;
 pub use key_map::KeyMap;
 pub use layout::{CheckpointLayout, LayoutContext, checkpoint_layouts, find_layout};
