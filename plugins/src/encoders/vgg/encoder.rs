@@ -144,7 +144,8 @@ mod tests {
 
     #[test]
     fn parameters_are_torchvisions_by_number_and_name() {
-        let count = |size| parameters(&network(size, WIDTHS)).iter().map(|p| p.shape.iter().product::<usize>()).sum();
+        let count =
+            |size| parameters(&network(size, WIDTHS)).iter().map(|p| p.shape.iter().product::<usize>()).sum::<usize>();
         assert_eq!([VggSize::Vgg16, VggSize::Vgg19].map(count), [7_635_264usize, 10_585_152]);
         let names = |size: VggSize| -> Vec<String> {
             let names = parameters(&network(size, WIDTHS)).into_iter().map(|param| param.name);

@@ -1,0 +1,3 @@
+//! Training programs beside that of a diffusion model.
+
+pub mod classification;
