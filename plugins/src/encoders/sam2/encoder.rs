@@ -10,12 +10,12 @@ use realign::burn::tensor::{Device, Tensor};
 use realign::nn::{ParamBuilder, Resampling};
 use realign::plugin::encoder::EncoderSpec;
 use realign::plugin::{Encoder, EncoderConfig, EncoderContext, Features, PatchGrid};
-use realign::weights::KeyMap;
+use realign::weights::{KeyMap, ParamInfo, PublishedWeights, WeightSource, parameters};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::network_input::{IMAGENET, network_input, token_grid};
-use super::super::weight_choice::{PublishedFile, WeightChoice, notes};
+use super::super::weight_choice::{WeightChoice, choose, fill, notes};
 use super::hiera::{Hiera, HieraSizes};
 
 /// `sam2`: the last map of SAM 2's image trunk, without its neck. Pictures are doubled in size first.
@@ -64,24 +64,49 @@ impl Sam2Size {
         }
     }
 
-    fn file(self) -> PublishedFile {
-        let (name, url) = match self {
-            Self::S => (
-                "sam2-hiera-small.safetensors",
-                "https://huggingface.co/facebook/sam2-hiera-small/resolve/main/model.safetensors",
-            ),
-            Self::B => (
-                "sam2-hiera-base-plus.safetensors",
-                "https://huggingface.co/facebook/sam2-hiera-base-plus/resolve/main/model.safetensors",
-            ),
-            Self::L => (
-                "sam2-hiera-large.safetensors",
-                "https://huggingface.co/facebook/sam2-hiera-large/resolve/main/model.safetensors",
-            ),
-        };
-        PublishedFile { name, url }
+    fn published(self) -> &'static PublishedWeights {
+        match self {
+            Self::S => &SMALL,
+            Self::B => &BASE,
+            Self::L => &LARGE,
+        }
+    }
+
+    fn expects(self) -> Result<(KeyMap, Vec<ParamInfo>)> {
+        Ok((layout(), parameters(&Hiera::new(&self.sizes(), &ParamBuilder::new(&Device::flex(), 0))?)))
     }
 }
+
+/// A file of the Hugging Face hub.
+const fn sam2(
+    name: &'static str,
+    file: &'static str,
+    repo: &'static str,
+    expects: fn() -> Result<(KeyMap, Vec<ParamInfo>)>,
+) -> PublishedWeights {
+    PublishedWeights {
+        name,
+        file,
+        source: WeightSource::Hub { repo, file: "model.safetensors" },
+        layout: "transformers",
+        license: "Apache-2.0",
+        gated: false,
+        num_bytes: None,
+        sha256: None,
+        expects: Some(expects),
+    }
+}
+
+static SMALL: PublishedWeights =
+    sam2("sam2-hiera-small", "sam2-hiera-small.safetensors", "facebook/sam2-hiera-small", || Sam2Size::S.expects());
+static BASE: PublishedWeights =
+    sam2("sam2-hiera-base-plus", "sam2-hiera-base-plus.safetensors", "facebook/sam2-hiera-base-plus", || {
+        Sam2Size::B.expects()
+    });
+static LARGE: PublishedWeights =
+    sam2("sam2-hiera-large", "sam2-hiera-large.safetensors", "facebook/sam2-hiera-large", || Sam2Size::L.expects());
+
+realign::publish_weights!(SMALL, BASE, LARGE);
 
 /// Names in published files: transformers' and those of SAM 2's own code.
 pub fn layout() -> KeyMap {
@@ -102,7 +127,7 @@ pub fn layout() -> KeyMap {
 #[typetag::serde(name = "sam2")]
 impl EncoderConfig for Sam2Config {
     fn spec(&self, ctx: &EncoderContext) -> Result<EncoderSpec> {
-        let weights = self.size.file().choose(self.weights.as_ref(), &ctx.weights_dir);
+        let weights = choose(self.size.published(), self.weights.as_ref(), &ctx.weights_dir);
         let channels = self.size.sizes().channels();
         Ok(EncoderSpec { grid: token_grid("sam2", ctx)?, channels, weights: weights.into_iter().collect() })
     }
@@ -110,13 +135,12 @@ impl EncoderConfig for Sam2Config {
     fn build(&self, ctx: &EncoderContext, device: &Device) -> Result<Box<dyn Encoder>> {
         let (grid, sizes) = (token_grid("sam2", ctx)?, self.size.sizes());
         let trunk = Hiera::new(&sizes, &ParamBuilder::new(device, self.seed))?;
-        let trunk = self.size.file().fill(trunk, &layout(), self.weights.as_ref(), &ctx.weights_dir);
+        let trunk = fill(trunk, &layout(), self.size.published(), self.weights.as_ref(), &ctx.weights_dir);
         Ok(Box::new(Sam2::new(trunk.context("encoder `sam2`")?, &sizes, grid)))
     }
 
     fn notes(&self, _ctx: &EncoderContext) -> Result<Vec<String>> {
-        let network = Hiera::new(&self.size.sizes(), &ParamBuilder::new(&Device::flex(), self.seed))?;
-        Ok(notes(&network, self.weights.as_ref(), self.seed))
+        Ok(notes(&self.size.expects()?.1, self.weights.as_ref(), self.seed))
     }
 }
 
@@ -147,7 +171,7 @@ impl Encoder for Sam2 {
 
 #[cfg(test)]
 mod tests {
-    use realign::weights::{StateDict, parameters, state_dict, to_host};
+    use realign::weights::{StateDict, state_dict, to_host};
 
     use super::*;
 
