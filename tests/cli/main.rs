@@ -2,8 +2,10 @@
 
 mod documents;
 mod encoders;
+mod exchange;
 mod generate;
 mod mistakes;
 mod pictures;
 mod program;
 mod run_folders;
+mod weights;

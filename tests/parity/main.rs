@@ -6,13 +6,18 @@
 mod case;
 mod compare;
 mod encoders_vit;
+mod further_encoders;
 mod inputs;
 mod jit;
 mod mean_flow;
 mod samplers;
+mod sift;
 mod sit;
 mod sit_parts;
+mod spatial;
 mod train_steps;
+mod vae;
+mod vae_losses;
 
 use anyhow::{Result, bail};
 use case::{Case, files, stem};
@@ -38,6 +43,11 @@ const FAMILIES: &[(&str, Runner)] = &[
     ("encoder_dinov3", encoders_vit::dinov3),
     ("encoder_dino", encoders_vit::timm),
     ("encoder_hog", inputs::encoder_hog),
+    ("encoder_sam2", further_encoders::sam2),
+    ("encoder_sam", further_encoders::sam),
+    ("encoder_sift_kornia", sift::kornia),
+    ("encoder_sift_opencv", sift::opencv),
+    ("encoder_vgg", further_encoders::vgg),
     ("encoder_ijepa", encoders_vit::timm),
     ("encoder_mae", encoders_vit::mae),
     ("encoder_mocov3", encoders_vit::timm),
@@ -47,9 +57,12 @@ const FAMILIES: &[(&str, Runner)] = &[
     ("encoder_siglip", encoders_vit::siglip),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
+    ("repa_e_loss_functions", vae_losses::loss_functions),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),
+    ("spatial_metrics", spatial::spatial_metrics),
     ("spatial_norm", inputs::spatial_norm),
+    ("vae_", vae::vae),
 ];
 
 fn family(name: &str) -> Option<Runner> {

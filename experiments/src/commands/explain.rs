@@ -7,9 +7,10 @@ use anyhow::{Context, Result};
 use clap::Args;
 use realign::burn::tensor::Device;
 use realign::plugin::ProjectorContext;
-use realign::recipe::{Layered, Plan};
-use realign::train::build_model;
+use realign::recipe::{Job, Layered, Plan};
+use realign::train::{CacheChoice, build_model};
 use realign::weights::parameters;
+use serde::Serialize;
 use serde_yaml::Value;
 
 use super::recipe_args::RecipeArgs;
@@ -27,14 +28,22 @@ impl Explain {
     /// # Errors
     /// The recipe does not fit together.
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
-        let (layered, plan) = self.recipe.plan()?;
-        values(&layered, &plan, out)?;
-        let costs = Costs::new(&plan)?;
-        costs.print(&plan, out)?;
-        encoders(&plan, out)?;
-        if !plan.missing.is_empty() {
+        let (layered, job) = self.recipe.job()?;
+        let missing = match &job {
+            Job::Diffusion(plan) => {
+                values(&layered, &plan.recipe, out)?;
+                Costs::new(plan)?.print(plan, out)?;
+                encoders(plan, out)?;
+                &plan.missing
+            }
+            Job::Program(plan) => {
+                values(&layered, &plan.recipe, out)?;
+                &plan.missing
+            }
+        };
+        if !missing.is_empty() {
             writeln!(out, "\nmissing")?;
-            for missing in &plan.missing {
+            for missing in missing {
                 writeln!(out, "  {missing}")?;
             }
         }
@@ -42,8 +51,8 @@ impl Explain {
     }
 }
 
-fn values(layered: &Layered, plan: &Plan, out: &mut dyn Write) -> Result<()> {
-    let value = serde_yaml::to_value(&plan.recipe).context("cannot write the recipe")?;
+fn values(layered: &Layered, recipe: &impl Serialize, out: &mut dyn Write) -> Result<()> {
+    let value = serde_yaml::to_value(recipe).context("cannot write the recipe")?;
     let mut leaves = vec![];
     flatten(&value, String::new(), &mut leaves);
     let width = |column: fn(&(String, String)) -> usize| leaves.iter().map(column).max().unwrap_or(0).min(48);
@@ -177,6 +186,9 @@ impl Costs {
         )?;
         writeln!(out, "  peak memory             {:.2} GB (estimate)", self.memory_bytes / 1e9)?;
         writeln!(out, "  checkpoints on disk     {:.2} GB at most", self.disk_bytes / 1e9)?;
+        if let Ok(dataset) = plan.recipe.data.open(&plan.dataset_context()) {
+            writeln!(out, "  encoder features        {}", CacheChoice::new(plan, &*dataset))?;
+        }
         Ok(())
     }
 }

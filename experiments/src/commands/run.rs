@@ -11,13 +11,13 @@ use anyhow::{Context, Result};
 use clap::Args;
 use realign::eval::{Classifier, ClassifierReport};
 use realign::files::write_whole;
-use realign::recipe::Plan;
+use realign::recipe::{Job, Layered, Plan};
 use realign::sample::{Sampling, draw_pictures};
-use realign::train::{RunOptions, Trainer};
+use realign::train::{Frame, ProgramRun, RunOptions, Trainable, Trainer};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::recipe_args::{RecipeArgs, check_device};
+use super::recipe_args::{RecipeArgs, check_device, settings};
 use crate::progress::Progress;
 
 const NUM_JUDGED: usize = 256; // two percent is the resolution of the shares that are printed
@@ -27,9 +27,9 @@ const NUM_JUDGED: usize = 256; // two percent is the resolution of the shares th
 pub struct Run {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Folder that holds the folders of all runs
-    #[arg(long, default_value = "runs")]
-    runs: PathBuf,
+    /// Folder that holds the folders of all runs; `runs`, or what the user's settings say
+    #[arg(long)]
+    runs: Option<PathBuf>,
     /// Folder of this run, instead of one named after recipe, profile and settings
     #[arg(long)]
     run_dir: Option<PathBuf>,
@@ -41,25 +41,78 @@ impl Run {
     /// # Errors
     /// The recipe does not fit together, or training fails.
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
-        let (layered, plan) = self.recipe.plan()?;
-        check_device(&layered, &plan)?;
-        let run_dir = self.run_dir.clone().map_or_else(|| plan.run_dir(&self.runs), Ok)?;
+        let (layered, job) = self.recipe.job()?;
+        match &job {
+            Job::Diffusion(plan) => self.diffusion(&layered, plan, out),
+            Job::Program(plan) => {
+                check_device(&layered, &plan.recipe.device)?;
+                let run_dir = run_dir(self.run_dir.as_deref(), self.runs.as_deref(), |runs| plan.run_dir(runs))?;
+                let frame = Frame::of_program(plan, &layered)?;
+                self.program(ProgramRun::new(plan)?, &frame, run_dir, out)
+            }
+        }
+    }
+
+    fn diffusion(&self, layered: &Layered, plan: &Plan, out: &mut dyn Write) -> Result<ExitCode> {
+        check_device(layered, &plan.recipe.device)?;
+        let run_dir = run_dir(self.run_dir.as_deref(), self.runs.as_deref(), |runs| plan.run_dir(runs))?;
+        if let Some(program) = &plan.recipe.program {
+            let frame = Frame::of_diffusion(plan, layered)?;
+            return self.program(ProgramRun::with_diffusion(plan, &**program)?, &frame, run_dir, out);
+        }
         let stop = stop_flag()?;
         let mut progress = Progress::new();
         let options = RunOptions { run_dir: run_dir.clone(), stop: &stop };
-        let trainer = realign::train::run(&plan, &layered, options, &mut progress)?;
+        let trainer = realign::train::run(plan, layered, options, &mut progress)?;
         drop(progress);
         if trainer.step < plan.recipe.train.steps {
             // The progress has said that it stopped.
             return Ok(ExitCode::SUCCESS);
         }
         if plan.recipe.log.classifier {
-            judge(&plan, &trainer, &run_dir, out)?;
+            judge(plan, &trainer, &run_dir, out)?;
         }
-        writeln!(out, "run folder: {}", run_dir.display())?;
-        writeln!(out, "TensorBoard: tensorboard --logdir {}", run_dir.display())?;
-        Ok(ExitCode::SUCCESS)
+        say_where(&run_dir, out)
     }
+
+    fn program(
+        &self,
+        mut run: ProgramRun,
+        frame: &Frame<'_>,
+        run_dir: PathBuf,
+        out: &mut dyn Write,
+    ) -> Result<ExitCode> {
+        let stop = stop_flag()?;
+        let mut progress = Progress::new();
+        run.run(frame, RunOptions { run_dir: run_dir.clone(), stop: &stop }, &mut progress)?;
+        drop(progress);
+        if run.steps_done() < frame.train.steps {
+            return Ok(ExitCode::SUCCESS);
+        }
+        say_where(&run_dir, out)
+    }
+}
+
+fn say_where(run_dir: &Path, out: &mut dyn Write) -> Result<ExitCode> {
+    writeln!(out, "run folder: {}", run_dir.display())?;
+    writeln!(out, "TensorBoard: tensorboard --logdir {}", run_dir.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The folder that was asked for, else the plan's own among all runs.
+///
+/// # Errors
+/// The settings or the plan cannot be read.
+pub fn run_dir(
+    asked: Option<&Path>,
+    runs: Option<&Path>,
+    own_name: impl FnOnce(&Path) -> Result<PathBuf>,
+) -> Result<PathBuf> {
+    if let Some(asked) = asked {
+        return Ok(asked.to_path_buf());
+    }
+    let own = settings()?.runs;
+    own_name(runs.or(own.as_deref()).unwrap_or(Path::new("runs")))
 }
 
 /// Set by the first SIGINT or SIGTERM; the second ends the program at once.

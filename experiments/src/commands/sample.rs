@@ -12,7 +12,7 @@ use realign::recipe::{LabelSampling, Plan};
 use realign::sample::{ImageWriter, Sampling, draw_pictures, sample_labels};
 use realign::train::Assembly;
 
-use super::recipe_args::check_device;
+use super::recipe_args::{check_device, settings};
 use crate::progress::pictures_bar;
 
 /// Draw pictures from a trained run
@@ -50,9 +50,9 @@ impl Sample {
     /// There is no such run, or the disk refuses.
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
         ensure!(self.num > 0 && self.batch > 0, "--num and --batch must be at least 1");
-        let trained = TrainedRun::open(&self.run, &self.sets)?;
+        let trained = TrainedRun::open(&settings()?, &self.run, &self.sets)?;
         let plan = &trained.plan;
-        check_device(&trained.layered, plan)?;
+        check_device(&trained.layered, &plan.recipe.device)?;
         let checkpoint = trained.checkpoint(self.step)?;
         let assembly = Assembly::new(plan)?;
         let model = trained.model(&checkpoint, &plan.recipe.sample.weights, &assembly.device)?;

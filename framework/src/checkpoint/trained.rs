@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 
 use super::{Checkpoint, checkpoints, load_weights, newest};
-use crate::recipe::{Layered, Plan};
+use crate::recipe::{Layered, Plan, Settings};
 use crate::train::{TrainModel, build_model};
 
 /// A run folder that was trained, with its recipe as it was resolved then.
@@ -21,14 +21,14 @@ pub struct TrainedRun {
 }
 
 impl TrainedRun {
-    /// Reads the folder's recipe; `sets` override single values of it.
+    /// Reads the folder's recipe over the user's settings; `sets` override single values of it.
     ///
     /// # Errors
     /// It is no run folder, or the overridden recipe does not fit together.
-    pub fn open(run_dir: &Path, sets: &[String]) -> Result<Self> {
+    pub fn open(settings: &Settings, run_dir: &Path, sets: &[String]) -> Result<Self> {
         let path = run_dir.join("recipe.yaml");
         ensure!(path.exists(), "`{}` is not a run folder: it has no `recipe.yaml`", run_dir.display());
-        let layered = Layered::load(&path, Some("none"), sets)?;
+        let layered = Layered::load_over(settings, &path, Some("none"), sets)?;
         let plan = Plan::new(&layered)?;
         Ok(Self { run_dir: run_dir.to_path_buf(), layered, plan })
     }

@@ -12,11 +12,12 @@ pub mod encoder;
 pub mod grid;
 pub mod normalizer;
 pub mod objective;
+pub mod program;
 pub mod projector;
 pub mod sampler;
 
 pub use alignment_loss::{AlignmentLoss, AlignmentLossConfig};
-pub use autoencoder::{Autoencoder, AutoencoderConfig, AutoencoderKind, LatentShape};
+pub use autoencoder::{Autoencoder, AutoencoderConfig, AutoencoderKind, LatentShape, Variational};
 pub use backbone::{
     Backbone, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, BackboneOutput, BackboneSpec, Times,
 };
@@ -26,5 +27,6 @@ pub use encoder::{Encoder, EncoderConfig, EncoderContext, EncoderKind, EncoderSp
 pub use grid::PatchGrid;
 pub use normalizer::{Normalizer, NormalizerConfig};
 pub use objective::{Draws, Dynamics, Objective, ObjectiveConfig, ObjectiveInput, ObjectiveOutput, ProbabilityPath};
+pub use program::{Program, ProgramConfig, ProgramContext};
 pub use projector::{Projector, ProjectorConfig, ProjectorContext, ProjectorKind};
 pub use sampler::{Guidance, SampleRequest, Sampler, SamplerConfig};

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::check::Check;
 use super::layers::Layered;
 use super::missing::Missing;
-use super::schema::{Recipe, ScheduleShape};
+use super::schema::{Recipe, ScheduleShape, TrainSection};
 use crate::plugin::encoder::WeightFile;
 use crate::plugin::{
     BackboneConfig, BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderContext, EncoderSpec,
@@ -69,7 +69,7 @@ impl Plan {
         DatasetContext { image_size: self.recipe.image_size, seed: self.recipe.seed }
     }
 
-    /// Hash of everything that decides the run's numbers: the recipe without logging, loader threads and the folder
+    /// Hash of everything that decides the run's numbers: the recipe without logging, loader threads, feature cache and the folder
     /// of published weights.
     ///
     /// Where the learning rate does not depend on the number of steps, neither does the hash: a run can be extended.
@@ -77,18 +77,7 @@ impl Plan {
     /// # Errors
     /// A plugin's config cannot be written as YAML.
     pub fn digest(&self) -> Result<String> {
-        let mut value = serde_yaml::to_value(&self.recipe).context("cannot write the recipe")?;
-        if let Some(map) = value.as_mapping_mut() {
-            for key in ["log", "loader", "weights_dir"] {
-                map.remove(key);
-            }
-        }
-        if self.recipe.train.schedule.shape == ScheduleShape::Constant {
-            value.get_mut("train").and_then(|train| train.as_mapping_mut()).map(|train| train.remove("steps"));
-        }
-        let text = serde_yaml::to_string(&value).context("cannot write the recipe")?;
-        let hash = Sha256::digest(text.as_bytes());
-        Ok(hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect())
+        digest_of(serde_yaml::to_value(&self.recipe).context("cannot write the recipe")?, &self.recipe.train)
     }
 
     /// `<runs>/<recipe>-<profile>-<digest>`.
@@ -96,12 +85,34 @@ impl Plan {
     /// # Errors
     /// As [`digest`](Self::digest).
     pub fn run_dir(&self, runs: &Path) -> Result<PathBuf> {
-        Ok(runs.join(format!("{}-{}-{}", self.recipe_name, self.profile_name, self.digest()?)))
+        Ok(run_dir(runs, &self.recipe_name, &self.profile_name, &self.digest()?))
     }
 }
 
 fn encoder_context(recipe: &Recipe, backbone_grid: PatchGrid) -> EncoderContext {
     EncoderContext { image_size: recipe.image_size, backbone_grid, weights_dir: recipe.weights_dir.clone() }
+}
+
+pub(super) fn digest_of(mut recipe: serde_yaml::Value, train: &TrainSection) -> Result<String> {
+    if let Some(map) = recipe.as_mapping_mut() {
+        for key in ["log", "loader", "cache", "weights_dir"] {
+            map.remove(key);
+        }
+        // A recipe from before there were programs keeps its digest.
+        if map.get("program").is_some_and(serde_yaml::Value::is_null) {
+            map.remove("program");
+        }
+    }
+    if train.schedule.shape == ScheduleShape::Constant {
+        recipe.get_mut("train").and_then(|train| train.as_mapping_mut()).map(|train| train.remove("steps"));
+    }
+    let text = serde_yaml::to_string(&recipe).context("cannot write the recipe")?;
+    let hash = Sha256::digest(text.as_bytes());
+    Ok(hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect())
+}
+
+pub(super) fn run_dir(runs: &Path, recipe: &str, profile: &str, digest: &str) -> PathBuf {
+    runs.join(format!("{recipe}-{profile}-{digest}"))
 }
 
 struct Sizes {
@@ -127,6 +138,9 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
         return None;
     }
     let backbone = record(check, "backbone", recipe.backbone.spec(&context))?;
+    if let Some(program) = &recipe.program {
+        missing.extend(absent(program.weights(recipe.image_size, &recipe.weights_dir)));
+    }
     sampler("sample.sampler", &*recipe.sample.sampler, recipe, check);
     for (i, also) in recipe.sample.also.iter().enumerate() {
         sampler(&format!("sample.also.{i}"), &**also, recipe, check);
@@ -148,6 +162,11 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
             }
             encoders.push(specs);
         });
+    }
+    if let Some(spatial) = &recipe.log.spatial {
+        for (i, tap) in spatial.taps.iter().enumerate() {
+            check.range(&format!("log.spatial.taps.{i}"), *tap, 1, backbone.depth);
+        }
     }
     Some(Sizes { latent, condition, backbone, encoders, missing })
 }
@@ -222,7 +241,7 @@ fn condition(recipe: &Recipe, check: &mut Check<'_>, missing: &mut Vec<Missing>)
     }
 }
 
-fn absent(files: Vec<WeightFile>) -> impl Iterator<Item = Missing> {
+pub(super) fn absent(files: Vec<WeightFile>) -> impl Iterator<Item = Missing> {
     files.into_iter().filter(|file| !file.path.exists()).map(Missing::Weights)
 }
 

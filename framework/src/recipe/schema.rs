@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cache_section::CacheSection;
 use super::check::Check;
+use super::log_section::LogSection;
 use crate::ops::DeviceChoice;
 use crate::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, ConditionerConfig, DatasetConfig, EncoderConfig,
-    NormalizerConfig, ObjectiveConfig, ProjectorConfig, SamplerConfig,
+    NormalizerConfig, ObjectiveConfig, ProgramConfig, ProjectorConfig, SamplerConfig,
 };
 use crate::sample::Quantization;
 
@@ -32,6 +34,9 @@ pub struct Recipe {
     pub flip: f64,
     /// How batches are prepared.
     pub loader: LoaderSection,
+    /// Whether encoder features are kept after their first use.
+    #[serde(default)]
+    pub cache: CacheSection,
     /// From pictures to clean samples.
     pub autoencoder: Box<dyn AutoencoderConfig>,
     /// From labels or captions to conditions.
@@ -44,6 +49,9 @@ pub struct Recipe {
     pub alignment: Vec<AlignmentTerm>,
     /// The optimizer's settings.
     pub train: TrainSection,
+    /// What is trained beside the backbone and its projectors, and how; nothing when absent.
+    #[serde(default)]
+    pub program: Option<Box<dyn ProgramConfig>>,
     /// How previews and samples are drawn.
     pub sample: SampleSection,
     /// What is written while training, and when.
@@ -229,40 +237,21 @@ pub enum LabelSampling {
     Balanced,
 }
 
-/// What is written while training, and when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LogSection {
-    /// Steps between scalars.
-    pub every: u64,
-    /// Steps between previews; 0 draws one at the end only.
-    pub preview_every: u64,
-    /// Steps between checkpoints; 0 saves at the end only.
-    pub checkpoint_every: u64,
-    /// Checkpoints kept; older ones are deleted.
-    pub keep_checkpoints: usize,
-    /// Steps between histograms of weights; 0 writes none.
-    pub histogram_every: u64,
-    /// Whether a small classifier judges samples at the end; needs the data set `shapes`.
-    pub classifier: bool,
-}
-
-fn default_weights_dir() -> PathBuf {
+pub(super) fn default_weights_dir() -> PathBuf {
     PathBuf::from("pretrained_models")
 }
 
 impl Recipe {
     /// Reports every value that cannot work on its own or with its neighbors.
     pub fn validate(&self, check: &mut Check<'_>) {
-        if let Err(problem) = DeviceChoice::parse(&self.device) {
-            check.bad("device", problem);
-        }
+        validate_device(&self.device, check);
         check.range("image_size", self.image_size, 1, 4096);
         check.range("flip", self.flip, 0.0, 1.0);
         check.within("loader", |check| {
             check.range("num_workers", self.loader.num_workers, 0, 256);
             check.range("prefetch", self.loader.prefetch, 0, 1024);
         });
+        check.within("cache", |check| self.cache.validate(self.flip, check));
         check.within("autoencoder", |check| self.autoencoder.validate(check));
         check.within("conditioner", |check| self.conditioner.validate(check));
         check.within("backbone", |check| self.backbone.validate(check));
@@ -272,10 +261,17 @@ impl Recipe {
         }
         check.within("train", |check| self.train.validate(check));
         check.within("sample", |check| self.sample.validate(&self.train.ema, check));
-        check.within("log", |check| {
-            check.range("every", self.log.every, 1, u64::MAX);
-            check.positive("keep_checkpoints", self.log.keep_checkpoints);
-        });
+        check.within("log", |check| self.log.validate(check));
+        if let Some(program) = &self.program {
+            check.within("program", |check| program.validate(check));
+            self.log.has_no_spatial(check);
+        }
+    }
+}
+
+pub(super) fn validate_device(device: &str, check: &mut Check<'_>) {
+    if let Err(problem) = DeviceChoice::parse(device) {
+        check.bad("device", problem);
     }
 }
 
@@ -300,7 +296,7 @@ impl TrainSection {
         self.global_batch_size / self.micro_batch_size.max(1)
     }
 
-    fn validate(&self, check: &mut Check<'_>) {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
         check.range("steps", self.steps, 1, 1_000_000_000);
         check.range("global_batch_size", self.global_batch_size, 1, 1 << 20);
         check.positive("micro_batch_size", self.micro_batch_size);

@@ -6,7 +6,7 @@ use burn::tensor::{Gradients as Graph, Tensor, TensorData};
 
 use super::flat::{flat_gradients, flat_parameters, with_flat};
 use crate::ops::{self, AdamWState, AdamWStep};
-use crate::recipe::Decayed;
+use crate::recipe::{Decayed, TrainSection};
 use crate::weights::{HostTensor, ParamInfo, StateDict, parameters, to_host};
 
 /// What an optimizer needs beside the learning rate.
@@ -22,6 +22,19 @@ pub struct OptimizerSettings {
     pub decayed: Decayed,
     /// Largest global L2 norm of the gradient, over backbone and projectors together.
     pub max_grad_norm: Option<f64>,
+}
+
+impl OptimizerSettings {
+    /// As the recipe says.
+    pub fn new(train: &TrainSection) -> Self {
+        Self {
+            betas: train.betas,
+            eps: train.eps,
+            weight_decay: train.weight_decay,
+            decayed: train.decayed,
+            max_grad_norm: train.max_grad_norm,
+        }
+    }
 }
 
 /// Places of the trainable parameters by weight decay, in the order of [`flat_parameters`].
@@ -64,6 +77,17 @@ impl Gradients {
             .map(|(param, gradient)| HostTensor { shape: shape(param), values: to_host(gradient.clone()) });
         names.into_iter().zip(host).collect()
     }
+}
+
+/// The moments of an optimizer that did no step yet, as [`Optimizer::state_dict`] names them.
+pub(crate) fn fresh_moments(params: &[ParamInfo]) -> StateDict {
+    let trainable = params.iter().filter(|param| param.is_trainable);
+    let zeros = |param: &ParamInfo| {
+        let count = param.shape.iter().product();
+        ["first", "second"]
+            .map(|kind| (format!("{kind}.{}", param.name), HostTensor { shape: vec![count], values: vec![0.0; count] }))
+    };
+    trainable.flat_map(zeros).collect()
 }
 
 /// AdamW and its moments.

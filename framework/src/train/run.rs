@@ -12,7 +12,7 @@ use super::trainer::StepStats;
 use crate::checkpoint;
 use crate::files::write_whole;
 use crate::log::{Event, EventSink, RunLog};
-use crate::recipe::{Layered, LogSection, TrainSection};
+use crate::recipe::{Layered, LogSection, Plan, ProgramPlan, TrainSection};
 
 const LOCK: &str = ".lock";
 
@@ -38,9 +38,31 @@ pub struct Frame<'a> {
     /// Steps, batch and rate.
     pub train: &'a TrainSection,
     /// What is written, and when.
-    pub log: LogSection,
+    pub log: &'a LogSection,
     /// The recipe with the origin of its values.
     pub layered: &'a Layered,
+}
+
+impl<'a> Frame<'a> {
+    /// Of a diffusion model's recipe.
+    ///
+    /// # Errors
+    /// A plugin's config cannot be written as YAML.
+    pub fn of_diffusion(plan: &'a Plan, layered: &'a Layered) -> Result<Self> {
+        let (Plan { recipe, recipe_name, profile_name, .. }, digest) = (plan, plan.digest()?);
+        let (seed, train, log) = (recipe.seed, &recipe.train, &recipe.log);
+        Ok(Self { recipe_name, profile_name, digest, seed, train, log, layered })
+    }
+
+    /// Of a program's recipe.
+    ///
+    /// # Errors
+    /// A plugin's config cannot be written as YAML.
+    pub fn of_program(plan: &'a ProgramPlan, layered: &'a Layered) -> Result<Self> {
+        let (ProgramPlan { recipe, recipe_name, profile_name, .. }, digest) = (plan, plan.digest()?);
+        let (seed, train, log) = (recipe.seed, &recipe.train, &recipe.log);
+        Ok(Self { recipe_name, profile_name, digest, seed, train, log, layered })
+    }
 }
 
 /// Trains to the last step, continuing what the run folder holds.
@@ -58,8 +80,11 @@ pub fn run_loop(
     let run_dir = options.run_dir.as_path();
     fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run folder `{}`", run_dir.display()))?;
     let _lock = lock(run_dir)?;
+    for notice in trained.prepare(run_dir)? {
+        sink.event(&Event::Warning(notice));
+    }
     let resumed_from = resume(trained, frame, run_dir, sink)?;
-    describe(frame, trained, run_dir)?;
+    describe(frame, trained.about(), run_dir)?;
     let mut log = RunLog::open(run_dir, Some(trained.steps_done()))?;
     if resumed_from.is_none() {
         log.text("recipe", 0, &format!("```yaml\n{}```", frame.layered.to_yaml()?));
@@ -99,6 +124,9 @@ impl Session<'_> {
                 Ok(stats) => stats,
                 Err(problem) => return Err(self.rescue(trained, unread, problem)),
             };
+            for notice in trained.notices() {
+                self.sink.event(&Event::Warning(notice));
+            }
             let (step, is_last) = (trained.steps_done(), trained.steps_done() == self.total_steps);
             // Read once a round: a stop that comes later is the next round's, which saves before it ends.
             let is_stopping = stop.load(Ordering::Relaxed);
@@ -110,6 +138,14 @@ impl Session<'_> {
                 unread = None;
             } else {
                 unread = Some(stats);
+            }
+            match trained.watch(is_last) {
+                Ok(measured) if measured.is_empty() => {}
+                Ok(measured) => {
+                    self.log.scalars(step, &measured);
+                    self.mark = (Instant::now(), step);
+                }
+                Err(problem) => self.warn(&problem.context("log.spatial")),
             }
             if is_due(step, when.histogram_every) {
                 self.histograms(trained);
@@ -180,6 +216,10 @@ impl Session<'_> {
 
     fn preview(&mut self, trained: &mut dyn Trainable) -> Result<()> {
         let step = trained.steps_done();
+        let measured = trained.measures()?;
+        if !measured.is_empty() {
+            self.log.scalars(step, &measured);
+        }
         for Preview { tag, rgb, width, height } in trained.previews()? {
             if let Some(path) = self.log.image(&tag, step, &rgb, width, height) {
                 self.sink.event(&Event::Preview { step, path });
@@ -248,8 +288,12 @@ fn lock(run_dir: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Leaves the resolved recipe and what made the run beside its logs.
-fn describe(frame: &Frame<'_>, trained: &dyn Trainable, run_dir: &Path) -> Result<()> {
+/// Leaves the resolved recipe and what made the run beside its logs; `more` is what the trained part says of itself.
+pub(crate) fn describe(
+    frame: &Frame<'_>,
+    more: serde_json::Map<String, serde_json::Value>,
+    run_dir: &Path,
+) -> Result<()> {
     write_whole(&run_dir.join("recipe.yaml"), frame.layered.to_yaml()?.as_bytes())?;
     let mut about = serde_json::json!({
         "recipe": frame.recipe_name,
@@ -260,7 +304,7 @@ fn describe(frame: &Frame<'_>, trained: &dyn Trainable, run_dir: &Path) -> Resul
         "resume": "run the same command again",
     });
     if let Some(about) = about.as_object_mut() {
-        about.extend(trained.about());
+        about.extend(more);
     }
     let text = serde_json::to_string_pretty(&about).context("cannot write run.json")? + "\n";
     write_whole(&run_dir.join("run.json"), text.as_bytes())

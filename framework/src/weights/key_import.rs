@@ -112,6 +112,10 @@ impl Choice {
             How::One(published) => {
                 misfit.check(&self.sources[0], shape(&self.sources[0])?, &published(&param.shape))?;
             }
+            How::Keep { kept, of } => {
+                let expected = with_rows(&param.shape, rows / kept * of);
+                misfit.check(&self.sources[0], shape(&self.sources[0])?, &expected)?;
+            }
             How::Split => {
                 let rows_of = |name: &String| params.get(name.as_str()).and_then(|param| param.shape.first()).copied();
                 let siblings: Vec<usize> = self.siblings.iter().map(|name| rows_of(name).unwrap_or(rows)).collect();
@@ -164,6 +168,11 @@ impl Step<'_> {
         let mut parts = parts.collect::<Result<Vec<_>>>()?;
         let values = match self.how {
             How::One(_) => parts.pop().flatten().map(|tensor| tensor.values),
+            How::Keep { kept, of } => parts.pop().flatten().map(|tensor| {
+                let width = tensor.values.len() / tensor.shape.first().copied().unwrap_or(1).max(1);
+                let groups = tensor.values.chunks((of * width).max(1));
+                groups.flat_map(|group| group.iter().take(kept * width).copied()).collect()
+            }),
             How::Split => {
                 let rows = self.param.shape.first().copied().unwrap_or(1).max(1);
                 let start = self.first_row * (count / rows);

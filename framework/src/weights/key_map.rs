@@ -1,5 +1,6 @@
 //! How published names become ours, as data.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -57,6 +58,8 @@ pub(super) enum How {
     Concat,
     /// One published tensor that holds the rows of several of ours.
     Split,
+    /// One published tensor, of whose rows the first `kept` of each `of` are ours.
+    Keep { kept: usize, of: usize },
 }
 
 impl KeyMap {
@@ -72,9 +75,19 @@ impl KeyMap {
         self
     }
 
+    /// What `self` strips, then all of `inner`.
+    pub(crate) fn then(mut self, inner: Self) -> Self {
+        self.prefixes.extend(inner.prefixes);
+        self.rules.extend(inner.rules);
+        self.ignored.extend(inner.ignored);
+        self
+    }
+
     /// Our name and the published one.
-    pub fn rename(self, ours: &'static str, theirs: &'static str) -> Self {
-        self.rule(&[ours], &[theirs], &[], How::One(|shape| shape.to_vec()))
+    pub fn rename(mut self, ours: impl Into<Cow<'static, str>>, theirs: impl Into<Cow<'static, str>>) -> Self {
+        let (ours, theirs) = (vec![Pattern::new(ours)], vec![Pattern::new(theirs)]);
+        self.rules.push(Rule { ours, theirs, or_zeros: vec![], how: How::One(|shape| shape.to_vec()) });
+        self
     }
 
     /// Our name and the published one, whose tensor has the same values in another shape: `published` of ours.
@@ -100,14 +113,20 @@ impl KeyMap {
         self.rule(ours, &[theirs], &[], How::Split)
     }
 
+    /// Our name and the published one, of whose rows only the first `kept` of each `of` are ours; the others are zeros
+    /// when they are written.
+    pub fn keep_rows(self, ours: &'static str, theirs: &'static str, kept: usize, of: usize) -> Self {
+        self.rule(&[ours], &[theirs], &[], How::Keep { kept, of })
+    }
+
     /// Published names that may be there and are not used.
     pub fn ignore(mut self, patterns: &[&'static str]) -> Self {
-        self.ignored.extend(patterns.iter().map(|pattern| Pattern::new(pattern)));
+        self.ignored.extend(patterns.iter().map(|pattern| Pattern::new(*pattern)));
         self
     }
 
     fn rule(mut self, ours: &[&'static str], theirs: &[&'static str], or_zeros: &[&'static str], how: How) -> Self {
-        let patterns = |texts: &[&'static str]| texts.iter().map(|text| Pattern::new(text)).collect::<Vec<_>>();
+        let patterns = |texts: &[&'static str]| texts.iter().map(|text| Pattern::new(*text)).collect::<Vec<_>>();
         self.rules.push(Rule { ours: patterns(ours), theirs: patterns(theirs), or_zeros: patterns(or_zeros), how });
         self
     }
@@ -191,6 +210,10 @@ impl KeyMap {
                     put(rule.theirs[0].fill(&captures), rows_together(&parts))?;
                 }
                 How::Split => {}
+                How::Keep { kept, of } => {
+                    let spread = rows_spread(tensor, kept, of).with_context(|| format!("`{name}`"))?;
+                    put(rule.theirs[0].fill(&captures), spread)?;
+                }
             }
         }
         Ok(published)
@@ -220,6 +243,20 @@ fn rows_together(parts: &[&HostTensor]) -> HostTensor {
     let mut shape = parts[0].shape.clone();
     shape[0] = parts.iter().map(|part| part.shape[0]).sum();
     HostTensor { shape, values: parts.iter().flat_map(|part| part.values.iter().copied()).collect() }
+}
+
+/// A tensor's rows with `of - kept` rows of zeros after each `kept`.
+fn rows_spread(tensor: &HostTensor, kept: usize, of: usize) -> Result<HostTensor> {
+    let rows = tensor.shape.first().copied().unwrap_or(0);
+    ensure!(rows > 0 && rows.is_multiple_of(kept), "{rows} rows are no groups of {kept}");
+    let (mut shape, width) = (tensor.shape.clone(), tensor.values.len() / rows);
+    shape[0] = rows / kept * of;
+    let mut values = Vec::with_capacity(shape.iter().product());
+    for group in tensor.values.chunks((kept * width).max(1)) {
+        values.extend(group);
+        values.extend(std::iter::repeat_n(0.0, (of - kept) * width));
+    }
+    Ok(HostTensor { shape, values })
 }
 
 #[cfg(test)]
@@ -292,6 +329,15 @@ mod tests {
         ]);
         let ours = layout().import(&found, &params(&[("pos_embed", &[3])])).unwrap();
         assert_eq!(ours["pos_embed"].values, [2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn rows_that_are_not_ours_are_left_out_and_come_back_as_zeros() {
+        let layout = KeyMap::new().keep_rows("last.bias", "last.bias", 2, 3);
+        let published = dict(&[("last.bias", &[6], 1.0)]);
+        let ours = layout.import(&published, &params(&[("last.bias", &[4])])).unwrap();
+        assert_eq!(ours["last.bias"].values, [1.0, 2.0, 4.0, 5.0]);
+        assert_eq!(layout.export(ours, "ema.").unwrap()["ema.last.bias"].values, [1.0, 2.0, 0.0, 4.0, 5.0, 0.0]);
     }
 
     #[test]

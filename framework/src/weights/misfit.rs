@@ -69,9 +69,12 @@ impl<'a> Misfit<'a> {
         let counts = counts.iter().zip(kinds).filter(|(count, _)| **count > 0);
         let counts: Vec<String> = counts.map(|(count, kind)| format!("{count} {kind}")).collect();
         let mut message = format!("weights do not fit: {}", counts.join(", "));
+        // Comparing names takes their product in time, and a file may have very many very long ones.
+        let near = self.unexpected.keys().map(String::as_str).filter(|name| name.len() < 120).take(2000);
+        let near: Vec<&str> = near.collect();
         let missing = self.missing.iter().map(|(name, shape)| {
             let shape = shape.as_ref().map(|shape| format!(" {shape:?}")).unwrap_or_default();
-            let hint = nearest(name, self.unexpected.keys().map(String::as_str)).map_or(String::new(), |near| {
+            let hint = nearest(name, near.iter().copied()).map_or(String::new(), |near| {
                 format!("; did you mean `{near}` {:?}, which is there?", self.unexpected[near])
             });
             format!("missing `{name}`{shape}{hint}")

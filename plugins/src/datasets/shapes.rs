@@ -78,6 +78,10 @@ impl Dataset for Shapes {
         class_name(label)
     }
 
+    fn digest(&self) -> Option<String> {
+        Some(format!("{} examples of seed {} and {} pixels", self.num_examples, self.seed, self.size))
+    }
+
     fn attributes(&self) -> Vec<ClassAttribute> {
         let labels = 0..self.num_classes();
         vec![

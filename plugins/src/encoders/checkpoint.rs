@@ -15,7 +15,7 @@ use realign::plugin::{
     AutoencoderKind, BackboneInput, BackboneKind, Condition, ConditionSpec, ConditionerContext, Dynamics, Encoder,
     EncoderConfig, EncoderContext, EncoderSpec, Features, Times,
 };
-use realign::recipe::Check;
+use realign::recipe::{Check, Settings};
 use realign::streams::Streams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ impl Default for CheckpointConfig {
 
 impl CheckpointConfig {
     fn open(&self, ctx: &EncoderContext) -> Result<(TrainedRun, usize)> {
-        let trained = TrainedRun::open(&self.run, &[])?;
+        let trained = TrainedRun::open(&Settings::default(), &self.run, &[])?;
         let (size, depth) = (trained.plan.recipe.image_size, trained.plan.backbone.depth);
         ensure!(
             size == ctx.image_size,

@@ -204,10 +204,7 @@ macro_rules! dinov3_blocks {
         .rename("blocks.*.attn.proj.**", concat!($layer, ".attention.o_proj.**"))
         .rename("blocks.*.ls1.gamma", concat!($layer, ".layer_scale1.lambda1"))
         .rename("blocks.*.ls2.gamma", concat!($layer, ".layer_scale2.lambda1"))
-        .concat(
-            "blocks.*.mlp.w12.**",
-            &[concat!($layer, ".mlp.gate_proj.**"), concat!($layer, ".mlp.up_proj.**")],
-        )
+        .concat("blocks.*.mlp.w12.**", &[concat!($layer, ".mlp.gate_proj.**"), concat!($layer, ".mlp.up_proj.**")])
         .rename("blocks.*.mlp.w3.**", concat!($layer, ".mlp.down_proj.**"))
         .rename("blocks.*.mlp.fc1.**", concat!($layer, ".mlp.up_proj.**"))
         .rename("blocks.*.mlp.fc2.**", concat!($layer, ".mlp.down_proj.**"))

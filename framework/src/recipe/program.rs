@@ -1,0 +1,152 @@
+//! Recipes of training programs that train no diffusion model.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use figment::value::Value;
+use serde::{Deserialize, Serialize};
+
+use super::layers::Layered;
+use super::log_section::LogSection;
+use super::missing::Missing;
+use super::plan::{Plan, absent, digest_of, run_dir};
+use super::schema::{LoaderSection, TrainSection, default_weights_dir, validate_device};
+use crate::plugin::{DatasetConfig, DatasetContext, ProgramConfig};
+
+/// Keys of such a recipe. A profile's other sections describe diffusion models and are left out.
+const KEYS: [&str; 10] =
+    ["seed", "device", "weights_dir", "data", "image_size", "flip", "loader", "program", "train", "log"];
+
+/// A run of a program of its own.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramRecipe {
+    /// Seed of every random draw.
+    pub seed: u64,
+    /// `auto`, `cpu`, `flex`, `cuda` or `cuda:<index>`.
+    pub device: String,
+    /// Folder of published weights.
+    #[serde(default = "default_weights_dir")]
+    pub weights_dir: PathBuf,
+    /// Where pictures come from.
+    pub data: Box<dyn DatasetConfig>,
+    /// Side of the pictures, in pixels.
+    pub image_size: usize,
+    /// Probability of mirroring a picture left to right.
+    pub flip: f64,
+    /// How batches are prepared.
+    pub loader: LoaderSection,
+    /// What is trained.
+    pub program: Box<dyn ProgramConfig>,
+    /// Steps, batch and the optimizers' settings.
+    pub train: TrainSection,
+    /// What is written while training, and when.
+    pub log: LogSection,
+}
+
+/// A recipe of either sort, with its shapes worked out.
+#[derive(Debug)]
+pub enum Job {
+    /// A diffusion model, alone or [together with more](ProgramConfig::trains_diffusion).
+    Diffusion(Box<Plan>),
+    /// A program of its own.
+    Program(Box<ProgramPlan>),
+}
+
+/// A program's recipe that fits together.
+#[derive(Debug)]
+pub struct ProgramPlan {
+    /// What was asked for.
+    pub recipe: ProgramRecipe,
+    /// Name of the recipe file, without its ending.
+    pub recipe_name: String,
+    /// Name of the profile.
+    pub profile_name: String,
+    /// What is needed and absent.
+    pub missing: Vec<Missing>,
+}
+
+impl Job {
+    /// Reads the recipe and works out every shape.
+    ///
+    /// # Errors
+    /// As [`Plan::new`] and [`ProgramPlan::new`].
+    pub fn new(layered: &Layered) -> Result<Self> {
+        if stands_alone(&layered.root) {
+            return Ok(Self::Program(Box::new(ProgramPlan::new(layered)?)));
+        }
+        Ok(Self::Diffusion(Box::new(Plan::new(layered)?)))
+    }
+}
+
+impl ProgramPlan {
+    /// Reads the recipe.
+    ///
+    /// # Errors
+    /// `file:line: key: message` for each value that cannot work.
+    pub fn new(layered: &Layered) -> Result<Self> {
+        let recipe: ProgramRecipe = layered.extract()?;
+        let mut missing: Vec<Missing> =
+            absent(recipe.program.weights(recipe.image_size, &recipe.weights_dir)).collect();
+        layered.check(|check| {
+            validate_device(&recipe.device, check);
+            check.range("image_size", recipe.image_size, 1, 4096);
+            check.range("flip", recipe.flip, 0.0, 1.0);
+            check.within("program", |check| recipe.program.validate(check));
+            check.within("train", |check| recipe.train.validate(check));
+            if recipe.train.micro_batch_size != recipe.train.global_batch_size {
+                check.bad(
+                    "train.micro_batch_size",
+                    "a program takes the whole batch at once; set it to global_batch_size",
+                );
+            }
+            check.within("log", |check| recipe.log.validate(check));
+            recipe.log.has_no_spatial(check);
+            if recipe.log.classifier {
+                check.bad("log.classifier", "judges samples of a diffusion model, and this program draws none");
+            }
+        })?;
+        if let Err(problem) = recipe.data.open(&dataset_context(&recipe)) {
+            missing.push(Missing::Data(format!("{problem:#}")));
+        }
+        let (recipe_name, profile_name) = (layered.recipe_name().to_string(), layered.profile_name().to_string());
+        Ok(Self { recipe, recipe_name, profile_name, missing })
+    }
+
+    /// What the data set is told.
+    pub fn dataset_context(&self) -> DatasetContext {
+        dataset_context(&self.recipe)
+    }
+
+    /// As [`Plan::digest`].
+    ///
+    /// # Errors
+    /// A plugin's config cannot be written as YAML.
+    pub fn digest(&self) -> Result<String> {
+        digest_of(serde_yaml::to_value(&self.recipe).context("cannot write the recipe")?, &self.recipe.train)
+    }
+
+    /// As [`Plan::run_dir`].
+    ///
+    /// # Errors
+    /// As [`digest`](Self::digest).
+    pub fn run_dir(&self, runs: &Path) -> Result<PathBuf> {
+        Ok(run_dir(runs, &self.recipe_name, &self.profile_name, &self.digest()?))
+    }
+}
+
+fn dataset_context(recipe: &ProgramRecipe) -> DatasetContext {
+    DatasetContext { image_size: recipe.image_size, seed: recipe.seed }
+}
+
+/// Whether a recipe's program trains no diffusion model. A program that is not known counts as none.
+pub(super) fn stands_alone(root: &Value) -> bool {
+    let Some(name) = root.find_ref("program.type").and_then(Value::as_str) else { return false };
+    let default = serde_json::from_value::<Box<dyn ProgramConfig>>(serde_json::json!({ "type": name }));
+    default.is_ok_and(|program| !program.trains_diffusion())
+}
+
+/// Whether a profile's section says something to a program that stands alone.
+pub(super) fn is_key(name: &str) -> bool {
+    KEYS.contains(&name)
+}
