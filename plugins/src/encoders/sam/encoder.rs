@@ -3,6 +3,8 @@
 //! Source: iREPA `jit/vision_encoder.py`, `SAMEncoder` (`sam-vit-*`): pictures of 1024 pixels, whatever the run's, and
 //! a map of 64x64 that is reduced to the run's grid.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use realign::burn;
 use realign::burn::module::Module;
@@ -10,12 +12,12 @@ use realign::burn::tensor::{Device, Tensor};
 use realign::nn::{ParamBuilder, Resampling};
 use realign::plugin::encoder::EncoderSpec;
 use realign::plugin::{Encoder, EncoderConfig, EncoderContext, Features};
-use realign::weights::{KeyMap, ParamInfo, PublishedWeights, WeightSource, parameters};
+use realign::weights::{KeyMap, PublishedWeights};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::network_input::{IMAGENET, network_input, token_grid};
-use super::super::weight_choice::{WeightChoice, choose, fill, notes};
+use super::super::weight_choice::{PublishedFile, WeightChoice, fit, notes};
 use super::network::{ImageEncoder, SamSizes};
 
 /// `sam`: 256 channels behind the neck of SAM's image encoder. It sees every picture at 1024 pixels, which is slow.
@@ -67,47 +69,24 @@ impl SamSize {
         }
     }
 
-    fn published(self) -> &'static PublishedWeights {
-        match self {
-            Self::B => &BASE,
-            Self::L => &LARGE,
-            Self::H => &HUGE,
-        }
-    }
-
-    fn expects(self) -> Result<(KeyMap, Vec<ParamInfo>)> {
-        Ok((layout(), parameters(&ImageEncoder::new(&self.sizes(), &ParamBuilder::new(&Device::flex(), 0))?)))
-    }
-}
-
-/// A file of the Hugging Face hub.
-const fn sam(
-    name: &'static str,
-    file: &'static str,
-    repo: &'static str,
-    expects: fn() -> Result<(KeyMap, Vec<ParamInfo>)>,
-) -> PublishedWeights {
-    PublishedWeights {
-        name,
-        file,
-        source: WeightSource::Hub { repo, file: "model.safetensors" },
-        layout: "transformers",
-        license: "Apache-2.0",
-        gated: false,
-        num_bytes: None,
-        sha256: None,
-        expects: Some(expects),
+    fn file(self) -> PublishedFile {
+        let (name, url) = match self {
+            Self::B => (
+                "sam-vit-base.safetensors",
+                "https://huggingface.co/facebook/sam-vit-base/resolve/main/model.safetensors",
+            ),
+            Self::L => (
+                "sam-vit-large.safetensors",
+                "https://huggingface.co/facebook/sam-vit-large/resolve/main/model.safetensors",
+            ),
+            Self::H => (
+                "sam-vit-huge.safetensors",
+                "https://huggingface.co/facebook/sam-vit-huge/resolve/main/model.safetensors",
+            ),
+        };
+        PublishedFile { name, url, license: "Apache-2.0" }
     }
 }
-
-static BASE: PublishedWeights =
-    sam("sam-vit-base", "sam-vit-base.safetensors", "facebook/sam-vit-base", || SamSize::B.expects());
-static LARGE: PublishedWeights =
-    sam("sam-vit-large", "sam-vit-large.safetensors", "facebook/sam-vit-large", || SamSize::L.expects());
-static HUGE: PublishedWeights =
-    sam("sam-vit-huge", "sam-vit-huge.safetensors", "facebook/sam-vit-huge", || SamSize::H.expects());
-
-realign::publish_weights!(BASE, LARGE, HUGE);
 
 /// Names in published files: transformers' and those of SAM's own code.
 pub fn layout() -> KeyMap {
@@ -127,7 +106,7 @@ pub fn layout() -> KeyMap {
 #[typetag::serde(name = "sam")]
 impl EncoderConfig for SamConfig {
     fn spec(&self, ctx: &EncoderContext) -> Result<EncoderSpec> {
-        let weights = choose(self.size.published(), self.weights.as_ref(), &ctx.weights_dir);
+        let weights = self.size.file().choose(self.weights.as_ref(), &ctx.weights_dir);
         let channels = self.size.sizes().channels;
         Ok(EncoderSpec { grid: token_grid("sam", ctx)?, channels, weights: weights.into_iter().collect() })
     }
@@ -135,17 +114,32 @@ impl EncoderConfig for SamConfig {
     fn build(&self, ctx: &EncoderContext, device: &Device) -> Result<Box<dyn Encoder>> {
         let (grid, sizes) = (token_grid("sam", ctx)?, self.size.sizes());
         let network = ImageEncoder::new(&sizes, &ParamBuilder::new(device, self.seed))?;
-        let network = fill(network, &layout(), self.size.published(), self.weights.as_ref(), &ctx.weights_dir);
+        let network = self.size.file().fill(network, &layout(), self.weights.as_ref(), &ctx.weights_dir);
         let grid = [grid.rows, grid.columns];
         Ok(Box::new(Sam { network: network.context("encoder `sam`")?, image_size: sizes.image_size, grid }))
     }
 
     fn notes(&self, _ctx: &EncoderContext) -> Result<Vec<String>> {
-        Ok(notes(&self.size.expects()?.1, self.weights.as_ref(), self.seed))
+        let network = ImageEncoder::new(&self.size.sizes(), &ParamBuilder::new(&Device::flex(), self.seed))?;
+        Ok(notes(&network, self.weights.as_ref(), self.seed))
     }
 }
 
 realign::register!(EncoderConfig as "encoder": SamConfig);
+
+const SIZES: [SamSize; 3] = [SamSize::B, SamSize::L, SamSize::H];
+
+fn published() -> Vec<PublishedWeights> {
+    SIZES.map(|size| size.file().published("Hugging Face, Meta", fit_published)).into()
+}
+
+realign::publish_weights!(published);
+
+fn fit_published(weights: &PublishedWeights, path: &Path) -> Result<usize> {
+    let size = SIZES.into_iter().find(|size| size.file().name == weights.file).context("no such file")?;
+    let network = ImageEncoder::new(&size.sizes(), &ParamBuilder::new(&Device::flex(), 0))?;
+    fit(network, &layout(), path)
+}
 
 /// The encoder.
 #[derive(Module, Debug)]
@@ -174,7 +168,7 @@ pub fn tokens(map: Tensor<4>, grid: [usize; 2]) -> Tensor<3> {
 
 #[cfg(test)]
 mod tests {
-    use realign::weights::{StateDict, state_dict};
+    use realign::weights::{StateDict, parameters, state_dict};
 
     use super::*;
 

@@ -3,6 +3,8 @@
 //! Source: Ravi et al., 2024; iREPA `jit/vision_encoder.py`, `SAM2Encoder` (`sam2-vit-*`). The neck behind the trunk
 //! does not reach the features and is left out. All in f32.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use realign::burn;
 use realign::burn::module::Module;
@@ -10,12 +12,12 @@ use realign::burn::tensor::{Device, Tensor};
 use realign::nn::{ParamBuilder, Resampling};
 use realign::plugin::encoder::EncoderSpec;
 use realign::plugin::{Encoder, EncoderConfig, EncoderContext, Features, PatchGrid};
-use realign::weights::{KeyMap, ParamInfo, PublishedWeights, WeightSource, parameters};
+use realign::weights::{KeyMap, PublishedWeights};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::network_input::{IMAGENET, network_input, token_grid};
-use super::super::weight_choice::{WeightChoice, choose, fill, notes};
+use super::super::weight_choice::{PublishedFile, WeightChoice, fit, notes};
 use super::hiera::{Hiera, HieraSizes};
 
 /// `sam2`: the last map of SAM 2's image trunk, without its neck. Pictures are doubled in size first.
@@ -64,49 +66,24 @@ impl Sam2Size {
         }
     }
 
-    fn published(self) -> &'static PublishedWeights {
-        match self {
-            Self::S => &SMALL,
-            Self::B => &BASE,
-            Self::L => &LARGE,
-        }
-    }
-
-    fn expects(self) -> Result<(KeyMap, Vec<ParamInfo>)> {
-        Ok((layout(), parameters(&Hiera::new(&self.sizes(), &ParamBuilder::new(&Device::flex(), 0))?)))
-    }
-}
-
-/// A file of the Hugging Face hub.
-const fn sam2(
-    name: &'static str,
-    file: &'static str,
-    repo: &'static str,
-    expects: fn() -> Result<(KeyMap, Vec<ParamInfo>)>,
-) -> PublishedWeights {
-    PublishedWeights {
-        name,
-        file,
-        source: WeightSource::Hub { repo, file: "model.safetensors" },
-        layout: "transformers",
-        license: "Apache-2.0",
-        gated: false,
-        num_bytes: None,
-        sha256: None,
-        expects: Some(expects),
+    fn file(self) -> PublishedFile {
+        let (name, url) = match self {
+            Self::S => (
+                "sam2-hiera-small.safetensors",
+                "https://huggingface.co/facebook/sam2-hiera-small/resolve/main/model.safetensors",
+            ),
+            Self::B => (
+                "sam2-hiera-base-plus.safetensors",
+                "https://huggingface.co/facebook/sam2-hiera-base-plus/resolve/main/model.safetensors",
+            ),
+            Self::L => (
+                "sam2-hiera-large.safetensors",
+                "https://huggingface.co/facebook/sam2-hiera-large/resolve/main/model.safetensors",
+            ),
+        };
+        PublishedFile { name, url, license: "Apache-2.0" }
     }
 }
-
-static SMALL: PublishedWeights =
-    sam2("sam2-hiera-small", "sam2-hiera-small.safetensors", "facebook/sam2-hiera-small", || Sam2Size::S.expects());
-static BASE: PublishedWeights =
-    sam2("sam2-hiera-base-plus", "sam2-hiera-base-plus.safetensors", "facebook/sam2-hiera-base-plus", || {
-        Sam2Size::B.expects()
-    });
-static LARGE: PublishedWeights =
-    sam2("sam2-hiera-large", "sam2-hiera-large.safetensors", "facebook/sam2-hiera-large", || Sam2Size::L.expects());
-
-realign::publish_weights!(SMALL, BASE, LARGE);
 
 /// Names in published files: transformers' and those of SAM 2's own code.
 pub fn layout() -> KeyMap {
@@ -127,7 +104,7 @@ pub fn layout() -> KeyMap {
 #[typetag::serde(name = "sam2")]
 impl EncoderConfig for Sam2Config {
     fn spec(&self, ctx: &EncoderContext) -> Result<EncoderSpec> {
-        let weights = choose(self.size.published(), self.weights.as_ref(), &ctx.weights_dir);
+        let weights = self.size.file().choose(self.weights.as_ref(), &ctx.weights_dir);
         let channels = self.size.sizes().channels();
         Ok(EncoderSpec { grid: token_grid("sam2", ctx)?, channels, weights: weights.into_iter().collect() })
     }
@@ -135,16 +112,31 @@ impl EncoderConfig for Sam2Config {
     fn build(&self, ctx: &EncoderContext, device: &Device) -> Result<Box<dyn Encoder>> {
         let (grid, sizes) = (token_grid("sam2", ctx)?, self.size.sizes());
         let trunk = Hiera::new(&sizes, &ParamBuilder::new(device, self.seed))?;
-        let trunk = fill(trunk, &layout(), self.size.published(), self.weights.as_ref(), &ctx.weights_dir);
+        let trunk = self.size.file().fill(trunk, &layout(), self.weights.as_ref(), &ctx.weights_dir);
         Ok(Box::new(Sam2::new(trunk.context("encoder `sam2`")?, &sizes, grid)))
     }
 
     fn notes(&self, _ctx: &EncoderContext) -> Result<Vec<String>> {
-        Ok(notes(&self.size.expects()?.1, self.weights.as_ref(), self.seed))
+        let network = Hiera::new(&self.size.sizes(), &ParamBuilder::new(&Device::flex(), self.seed))?;
+        Ok(notes(&network, self.weights.as_ref(), self.seed))
     }
 }
 
 realign::register!(EncoderConfig as "encoder": Sam2Config);
+
+const SIZES: [Sam2Size; 3] = [Sam2Size::S, Sam2Size::B, Sam2Size::L];
+
+fn published() -> Vec<PublishedWeights> {
+    SIZES.map(|size| size.file().published("Hugging Face, Meta", fit_published)).into()
+}
+
+realign::publish_weights!(published);
+
+fn fit_published(weights: &PublishedWeights, path: &Path) -> Result<usize> {
+    let size = SIZES.into_iter().find(|size| size.file().name == weights.file).context("no such file")?;
+    let network = Hiera::new(&size.sizes(), &ParamBuilder::new(&Device::flex(), 0))?;
+    fit(network, &layout(), path)
+}
 
 /// The encoder.
 #[derive(Module, Debug)]
@@ -171,7 +163,7 @@ impl Encoder for Sam2 {
 
 #[cfg(test)]
 mod tests {
-    use realign::weights::{StateDict, state_dict, to_host};
+    use realign::weights::{StateDict, parameters, state_dict, to_host};
 
     use super::*;
 

@@ -2,6 +2,8 @@
 //!
 //! Source: iREPA `jit/vision_encoder.py`, `VGGEncoder` (`vgg-*-*`), which takes VGG-16. All in f32.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use realign::burn;
 use realign::burn::module::Module;
@@ -9,12 +11,12 @@ use realign::burn::tensor::{Device, Tensor};
 use realign::nn::{ParamBuilder, Resampling};
 use realign::plugin::encoder::EncoderSpec;
 use realign::plugin::{Encoder, EncoderConfig, EncoderContext, Features};
-use realign::weights::{KeyMap, ParamInfo, PublishedWeights, WeightSource, parameters};
+use realign::weights::{KeyMap, PublishedWeights};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::network_input::{IMAGENET, network_input, token_grid};
-use super::super::weight_choice::{WeightChoice, choose, fill, notes};
+use super::super::weight_choice::{PublishedFile, WeightChoice, fit, notes};
 use super::network::{Layer, VggFeatures};
 
 const STRIDE: usize = 16; // pixels of the picture for one token, behind four poolings
@@ -58,49 +60,17 @@ impl VggSize {
         widths.into_iter().zip(counts).flat_map(stage).collect()
     }
 
-    fn published(self) -> &'static PublishedWeights {
-        match self {
-            Self::Vgg16 => &VGG16,
-            Self::Vgg19 => &VGG19,
-        }
-    }
-
-    fn expects(self) -> Result<(KeyMap, Vec<ParamInfo>)> {
-        Ok((layout(), parameters(&VggFeatures::new(&self.layers(WIDTHS), &ParamBuilder::new(&Device::flex(), 0)))))
-    }
-}
-
-const fn vgg(
-    name: &'static str,
-    file: &'static str,
-    url: &'static str,
-    expects: fn() -> Result<(KeyMap, Vec<ParamInfo>)>,
-) -> PublishedWeights {
-    PublishedWeights {
-        name,
-        file,
-        source: WeightSource::Url(url),
-        layout: "torchvision",
-        license: "BSD-3-Clause",
-        gated: false,
-        num_bytes: None,
-        sha256: None,
-        expects: Some(expects),
+    fn file(self) -> PublishedFile {
+        let (name, url) = match self {
+            Self::Vgg16 => (
+                "vgg16_features-amdegroot-88682ab5.pth",
+                "https://download.pytorch.org/models/vgg16_features-amdegroot-88682ab5.pth",
+            ),
+            Self::Vgg19 => ("vgg19-dcbb9e9d.pth", "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"),
+        };
+        PublishedFile { name, url, license: "BSD-3-Clause" }
     }
 }
-
-static VGG16: PublishedWeights = vgg(
-    "vgg16-features",
-    "vgg16_features-amdegroot-88682ab5.pth",
-    "https://download.pytorch.org/models/vgg16_features-amdegroot-88682ab5.pth",
-    || VggSize::Vgg16.expects(),
-);
-static VGG19: PublishedWeights =
-    vgg("vgg19", "vgg19-dcbb9e9d.pth", "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth", || {
-        VggSize::Vgg19.expects()
-    });
-
-realign::publish_weights!(VGG16, VGG19);
 
 /// Names in published files: torchvision's; later convolutions and the classifier are not used.
 pub fn layout() -> KeyMap {
@@ -112,24 +82,39 @@ const WIDTHS: [usize; 4] = [64, 128, 256, 512];
 #[typetag::serde(name = "vgg")]
 impl EncoderConfig for VggConfig {
     fn spec(&self, ctx: &EncoderContext) -> Result<EncoderSpec> {
-        let weights = choose(self.size.published(), self.weights.as_ref(), &ctx.weights_dir);
+        let weights = self.size.file().choose(self.weights.as_ref(), &ctx.weights_dir);
         Ok(EncoderSpec { grid: token_grid("vgg", ctx)?, channels: WIDTHS[3], weights: weights.into_iter().collect() })
     }
 
     fn build(&self, ctx: &EncoderContext, device: &Device) -> Result<Box<dyn Encoder>> {
         let grid = token_grid("vgg", ctx)?;
         let network = VggFeatures::new(&self.size.layers(WIDTHS), &ParamBuilder::new(device, self.seed));
-        let network = fill(network, &layout(), self.size.published(), self.weights.as_ref(), &ctx.weights_dir);
+        let network = self.size.file().fill(network, &layout(), self.weights.as_ref(), &ctx.weights_dir);
         let input = [grid.rows * STRIDE, grid.columns * STRIDE];
         Ok(Box::new(Vgg { network: network.context("encoder `vgg`")?, input, native_norm: self.native_norm }))
     }
 
     fn notes(&self, _ctx: &EncoderContext) -> Result<Vec<String>> {
-        Ok(notes(&self.size.expects()?.1, self.weights.as_ref(), self.seed))
+        let network = VggFeatures::new(&self.size.layers(WIDTHS), &ParamBuilder::new(&Device::flex(), self.seed));
+        Ok(notes(&network, self.weights.as_ref(), self.seed))
     }
 }
 
 realign::register!(EncoderConfig as "encoder": VggConfig);
+
+const SIZES: [VggSize; 2] = [VggSize::Vgg16, VggSize::Vgg19];
+
+fn published() -> Vec<PublishedWeights> {
+    SIZES.map(|size| size.file().published("torchvision", fit_published)).into()
+}
+
+realign::publish_weights!(published);
+
+fn fit_published(weights: &PublishedWeights, path: &Path) -> Result<usize> {
+    let size = SIZES.into_iter().find(|size| size.file().name == weights.file).context("no such file")?;
+    let network = VggFeatures::new(&size.layers(WIDTHS), &ParamBuilder::new(&Device::flex(), 0));
+    fit(network, &layout(), path)
+}
 
 /// The encoder.
 #[derive(Module, Debug)]
@@ -165,7 +150,7 @@ impl Encoder for Vgg {
 #[cfg(test)]
 mod tests {
     use realign::plugin::PatchGrid;
-    use realign::weights::{state_dict, to_host};
+    use realign::weights::{parameters, state_dict, to_host};
 
     use super::*;
 
@@ -175,10 +160,9 @@ mod tests {
 
     #[test]
     fn parameters_are_torchvisions_by_number_and_name() {
-        let count = |size| -> usize {
-            parameters(&network(size, WIDTHS)).iter().map(|param| param.shape.iter().product::<usize>()).sum()
-        };
-        assert_eq!([VggSize::Vgg16, VggSize::Vgg19].map(count), [7_635_264, 10_585_152]);
+        let count =
+            |size| parameters(&network(size, WIDTHS)).iter().map(|p| p.shape.iter().product::<usize>()).sum::<usize>();
+        assert_eq!([VggSize::Vgg16, VggSize::Vgg19].map(count), [7_635_264usize, 10_585_152]);
         let names = |size: VggSize| -> Vec<String> {
             let names = parameters(&network(size, WIDTHS)).into_iter().map(|param| param.name);
             names.filter_map(|name| Some(name.strip_prefix("features.")?.strip_suffix(".bias")?.to_string())).collect()
