@@ -6,3 +6,4 @@ mod mistakes;
 mod pictures;
 mod program;
 mod run_folders;
+mod spatial;
