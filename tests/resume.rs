@@ -230,10 +230,13 @@ fn a_terminated_run_saves_once_says_so_once_and_goes_on() {
 #[test]
 fn runs_of_other_recipes_that_are_killed_end_bit_equal_too() {
     let jit = ["backbone.context_start=1", "backbone.bottleneck_size=8"];
-    let recipes: [(&str, &[&str]); 3] = [
+    let recipes: [(&str, &[&str]); 5] = [
         ("recipes/meanflow-irepa.yaml", &[]),
         ("recipes/jit-irepa.yaml", &jit),
         ("recipes/jit-meanflow-irepa.yaml", &jit),
+        // The text encoder trains with the network, and captions are drawn.
+        ("recipes/mmdit-irepa.yaml", &[]),
+        ("recipes/mmdit-meanflow-irepa.yaml", &[]),
     ];
     for (recipe, more) in recipes {
         let desk = Desk::new();

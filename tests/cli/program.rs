@@ -49,7 +49,8 @@ impl Desk {
     /// The command, to be changed before it runs.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_realign-under-test"));
-        command.args(args).current_dir(self.folder.path());
+        // Whoever runs the tests may have settings of their own.
+        command.args(args).current_dir(self.folder.path()).env("XDG_CONFIG_HOME", self.path("config"));
         command
     }
 }

@@ -88,7 +88,7 @@ impl Parts {
         }
         let terms = if projectors.is_empty() { vec![] } else { vec![term(config, projectors.len())?] };
         Ok(Self {
-            model: load_state_dict(TrainModel { backbone, projectors }, params)?,
+            model: load_state_dict(TrainModel { backbone, projectors, conditioner: None }, params)?,
             objective: XPredictionConfig {
                 time_mean: config.number("P_mean", -0.8),
                 time_deviation: config.number("P_std", 0.8),

@@ -70,7 +70,7 @@ impl Parts {
         }
         let terms = if projectors.is_empty() { vec![] } else { vec![term(config, projectors.len())?] };
         Ok(Self {
-            model: load_state_dict(TrainModel { backbone, projectors }, params)?,
+            model: load_state_dict(TrainModel { backbone, projectors, conditioner: None }, params)?,
             objective: objective(config)?,
             alignment: Alignment { terms, grid: spec.grid },
             depth,

@@ -5,8 +5,24 @@ use anyhow::{Result, bail};
 use std::{ffi::OsString, process::ExitCode};
 
 /// Commands the `realign` program answers.
-const HANDED_OVER: [&str; 12] =
-    ["run", "sample", "explain", "check", "plugins", "new", "bench", "metrics", "rank", "correlate", "viz", "probe"];
+const HANDED_OVER: [&str; 16] = [
+    "run",
+    "sample",
+    "explain",
+    "check",
+    "plugins",
+    "new",
+    "bench",
+    "weights",
+    "import",
+    "export",
+    "metrics",
+    "rank",
+    "correlate",
+    "viz",
+    "probe",
+    "prepare",
+];
 /// Commands answered here.
 const OWN: [&str; 4] = ["test", "doctor", "libtorch", "help"];
 
@@ -22,7 +38,11 @@ Usage: cargo xtask <COMMAND> [OPTIONS]
   viz               self-similarity of features as heat maps
   correlate FILE    a metric against FID over encoders
   probe             linear and nearest-neighbor probes of encoders
+  prepare           latents or pictures once, to train from
   plugins           every plugin by kind, with its settings
+  weights           what others published: list, get, verify
+  import FILE       make a run of a published generator
+  export RUN OUT    write a run's weights as other projects read them
   new KIND NAME     write a plugin file with a passing test
   bench             time our training step beside PyTorch's
 

@@ -87,7 +87,10 @@ impl Correlate {
             let known = paper.r(&x, &self.y, &self.model);
             table.rows.push(row(&x, &self.y, line, known.map(|known| known.r)));
             let subtitle = known.map_or_else(String::new, |known| {
-                format!("paper: r = {:.3} over {} encoders, {} ({})", known.r, known.encoders, known.model, known.source)
+                format!(
+                    "paper: r = {:.3} over {} encoders, {} ({})",
+                    known.r, known.encoders, known.model, known.source
+                )
             });
             results.push(json!({
                 "x": x, "y": self.y, "r": line.r, "slope": line.slope, "offset": line.offset,
@@ -165,7 +168,8 @@ fn csv_rows(text: &str, name: &str) -> Result<Rows> {
     for (line, number) in lines[1..].iter().zip(2..) {
         let named = line.get(at).map(|cell| cell.trim()).filter(|cell| !cell.is_empty());
         let named = named.with_context(|| format!("line {number}: `{name}` is empty"))?;
-        let cells = header.iter().zip(line).filter_map(|(column, cell)| Some((column, cell.trim().parse::<f64>().ok()?)));
+        let cells =
+            header.iter().zip(line).filter_map(|(column, cell)| Some((column, cell.trim().parse::<f64>().ok()?)));
         let values = cells.map(|(column, value)| (column.trim().to_ascii_lowercase(), value)).collect();
         ensure!(rows.insert(named.to_string(), values).is_none(), "line {number}: `{named}` is given twice");
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use realign::burn::tensor::Device;
 use realign::plugin::ProjectorContext;
 use realign::recipe::{Job, Layered, Plan};
-use realign::train::build_model;
+use realign::train::{CacheChoice, build_model};
 use realign::weights::parameters;
 use serde::Serialize;
 use serde_yaml::Value;
@@ -33,6 +33,7 @@ impl Explain {
             Job::Diffusion(plan) => {
                 values(&layered, &plan.recipe, out)?;
                 Costs::new(plan)?.print(plan, out)?;
+                encoders(plan, out)?;
                 &plan.missing
             }
             Job::Program(plan) => {
@@ -58,6 +59,19 @@ fn values(layered: &Layered, recipe: &impl Serialize, out: &mut dyn Write) -> Re
     let (keys, texts) = (width(|leaf| leaf.0.len()), width(|leaf| leaf.1.len()));
     for (key, text) in &leaves {
         writeln!(out, "{key:keys$}  {text:texts$}  {}", layered.origin_of(key))?;
+    }
+    Ok(())
+}
+
+fn encoders(plan: &Plan, out: &mut dyn Write) -> Result<()> {
+    for (i, (term, specs)) in plan.recipe.alignment.iter().zip(&plan.encoders).enumerate() {
+        for (k, (encoder, spec)) in term.encoders.iter().zip(specs).enumerate() {
+            let name = (encoder.info().name)();
+            writeln!(out, "alignment.{i}.encoders.{k}: `{name}`, grid {}, {} channels", spec.grid, spec.channels)?;
+            for note in encoder.notes(&plan.encoder_context())? {
+                writeln!(out, "  {note}")?;
+            }
+        }
     }
     Ok(())
 }
@@ -95,6 +109,8 @@ pub struct Costs {
     pub backbone_params: [usize; 2],
     /// Parameters of the projectors.
     pub projector_params: usize,
+    /// Parameters of a conditioner that trains.
+    pub conditioner_params: usize,
     /// Floating-point operations of one optimizer step.
     pub flops_per_step: f64,
     /// Peak resident memory of a CPU run, in bytes.
@@ -117,6 +133,7 @@ impl Costs {
         let mut costs = Self {
             backbone_params: [0, 0],
             projector_params: 0,
+            conditioner_params: 0,
             flops_per_step: 0.0,
             memory_bytes: 0.0,
             disk_bytes: 0.0,
@@ -125,6 +142,8 @@ impl Costs {
             let count = param.shape.iter().product::<usize>();
             if param.name.starts_with("projectors.") {
                 costs.projector_params += count;
+            } else if param.name.starts_with("conditioner.") {
+                costs.conditioner_params += count;
             } else {
                 costs.backbone_params[0] += count;
                 costs.backbone_params[1] += if param.is_trainable { count } else { 0 };
@@ -143,8 +162,8 @@ impl Costs {
         // The backward pass computes two products for each of the forward pass.
         let backbone_flops = recipe.objective.forward_passes() * plan.backbone.forward_flops;
         costs.flops_per_step = 3.0 * (backbone_flops + projector_flops) * train.global_batch_size as f64;
-        let all = (costs.backbone_params[0] + costs.projector_params) as f64;
-        let trained = (costs.backbone_params[1] + costs.projector_params) as f64;
+        let beside = costs.projector_params + costs.conditioner_params;
+        let [all, trained] = costs.backbone_params.map(|count| (count + beside) as f64);
         let averages = train.ema.len() as f64;
         // Weights, averages, two moments, gradients.
         let weights = BYTES * (all * (1.0 + averages) + 3.0 * trained);
@@ -162,6 +181,9 @@ impl Costs {
         writeln!(out, "  clean sample            {:?}, token grid {}", plan.latent, plan.backbone.grid)?;
         writeln!(out, "  backbone parameters     {} ({} trainable)", grouped(all), grouped(trainable))?;
         writeln!(out, "  projector parameters    {}", grouped(self.projector_params))?;
+        if self.conditioner_params > 0 {
+            writeln!(out, "  conditioner parameters  {}", grouped(self.conditioner_params))?;
+        }
         writeln!(out, "costs")?;
         writeln!(out, "  operations per step     {:.3} TFLOP", self.flops_per_step / 1e12)?;
         writeln!(
@@ -172,6 +194,9 @@ impl Costs {
         )?;
         writeln!(out, "  peak memory             {:.2} GB (estimate)", self.memory_bytes / 1e9)?;
         writeln!(out, "  checkpoints on disk     {:.2} GB at most", self.disk_bytes / 1e9)?;
+        if let Ok(dataset) = plan.recipe.data.open(&plan.dataset_context()) {
+            writeln!(out, "  encoder features        {}", CacheChoice::new(plan, &*dataset))?;
+        }
         Ok(())
     }
 }

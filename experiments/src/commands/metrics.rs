@@ -46,15 +46,7 @@ impl Metrics {
         let context = context(self.pictures.image_size(), self.pictures.grid(), &self.encoders.weights_dir);
         let mut measured = vec![];
         for encoder in &encoders {
-            measured.push(measure(
-                encoder,
-                &*normalizer,
-                &source,
-                &metrics,
-                self.pictures.batch,
-                &context,
-                &device,
-            )?);
+            measured.push(measure(encoder, &*normalizer, &source, &metrics, self.pictures.batch, &context, &device)?);
         }
         let table = table(&measured);
         write!(out, "{}", table.to_text())?;
@@ -97,12 +89,8 @@ fn table(measured: &[Measured]) -> Table {
     for one in measured {
         let means = one.values.iter().map(|(_, values)| number(mean_of_numbers(values), 4));
         let count = one.values.first().map_or(0, |(_, values)| values.len());
-        let rest = [
-            one.grid.to_string(),
-            one.channels.to_string(),
-            number(one.seconds_per_image * 1e3, 2),
-            count.to_string(),
-        ];
+        let rest =
+            [one.grid.to_string(), one.channels.to_string(), number(one.seconds_per_image * 1e3, 2), count.to_string()];
         table.rows.push(std::iter::once(one.label.clone()).chain(means).chain(rest).collect());
     }
     table

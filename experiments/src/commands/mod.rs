@@ -13,15 +13,19 @@ pub mod bench;
 pub mod check;
 pub mod correlate;
 pub mod explain;
+pub mod export;
+pub mod import;
 pub mod metrics;
 pub mod new;
 pub mod plugins;
+pub mod prepare;
 pub mod probe;
 pub mod rank;
 pub mod recipe_args;
 pub mod run;
 pub mod sample;
 pub mod viz;
+pub mod weights;
 
 /// What the program can do.
 #[derive(Debug, Subcommand)]
@@ -30,6 +34,8 @@ pub enum Command {
     Run(run::Run),
     /// Draw pictures from a trained run
     Sample(sample::Sample),
+    /// Crop pictures or compute latents once, before training
+    Prepare(prepare::Prepare),
     /// The resolved recipe, where each value came from, sizes and costs
     Explain(explain::Explain),
     /// Time our training step beside PyTorch's
@@ -48,6 +54,12 @@ pub enum Command {
     Probe(probe::Probe),
     /// Every plugin by kind, with its settings
     Plugins(plugins::Plugins),
+    /// Published weights: list, get, verify
+    Weights(weights::Weights),
+    /// Make a run of a published generator, to sample from or to train on
+    Import(import::Import),
+    /// Write a run's weights as other projects read them
+    Export(export::Export),
     /// Write a plugin file, or a plugin crate, with a passing test
     New(new::New),
 }
@@ -61,6 +73,7 @@ impl Command {
         match self {
             Self::Run(command) => command.run(out),
             Self::Sample(command) => command.run(out),
+            Self::Prepare(command) => command.run(out),
             Self::Explain(command) => command.run(out),
             Self::Bench(command) => command.run(out),
             Self::Check(command) => command.run(out),
@@ -70,6 +83,9 @@ impl Command {
             Self::Viz(command) => command.run(out),
             Self::Probe(command) => command.run(out),
             Self::Plugins(command) => command.run(out),
+            Self::Weights(command) => command.run(out),
+            Self::Import(command) => command.run(out),
+            Self::Export(command) => command.run(out),
             Self::New(command) => command.run(out),
         }
     }

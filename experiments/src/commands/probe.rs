@@ -151,10 +151,11 @@ impl Probe {
         };
         let warmup_epochs = settings.warmup_epochs.min(self.epochs / 4);
         let settings = LinearProbe { epochs: self.epochs, warmup_epochs, seed: self.seed, ..settings };
-        let report = linear_probe(settings, train.dataset.num_classes(), &asked, device, |epoch| match self.protocol {
-            Protocol::Mae => features(train, Some((self.seed, epoch))),
-            _ => Ok(known.clone()),
-        })?;
+        let report =
+            linear_probe(settings, train.dataset.num_classes(), &asked, device, |epoch| match self.protocol {
+                Protocol::Mae => features(train, Some((self.seed, epoch))),
+                _ => Ok(known.clone()),
+            })?;
         Ok([neighbors[0], neighbors[1], report.best_val_acc, report.last_val_acc])
     }
 }

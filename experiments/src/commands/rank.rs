@@ -94,7 +94,8 @@ impl Rank {
             .into_iter()
             .map(|measured| Ranked { interval: interval(&measured), measured, ahead: None })
             .collect();
-        let key = |ranked: &Ranked| if ranked.interval.mean.is_nan() { f64::NEG_INFINITY } else { ranked.interval.mean };
+        let key =
+            |ranked: &Ranked| if ranked.interval.mean.is_nan() { f64::NEG_INFINITY } else { ranked.interval.mean };
         ranked.sort_by(|a, b| key(b).total_cmp(&key(a)));
         for i in 1..ranked.len() {
             let [a, b] = [&ranked[i - 1], &ranked[i]].map(|ranked| ranked.measured.of(&self.by));

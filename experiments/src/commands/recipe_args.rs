@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use realign::ops::{self, DeviceChoice};
-use realign::recipe::{Job, Layered, Plan};
+use realign::recipe::{Job, Layered, Plan, Settings};
 
 /// A recipe, its profile and overrides.
 #[derive(Debug, Args)]
@@ -24,9 +24,9 @@ impl RecipeArgs {
     /// Reads the recipe and works out every shape.
     ///
     /// # Errors
-    /// As [`Layered::load`] and [`Plan::new`].
+    /// As [`settings`], [`Layered::load`] and [`Plan::new`].
     pub fn plan(&self) -> Result<(Layered, Plan)> {
-        let layered = Layered::load(&self.recipe, self.profile.as_deref(), &self.sets)?;
+        let layered = Layered::load_over(&settings()?, &self.recipe, self.profile.as_deref(), &self.sets)?;
         let plan = Plan::new(&layered)?;
         Ok((layered, plan))
     }
@@ -38,9 +38,20 @@ impl RecipeArgs {
     /// # Errors
     /// As [`Layered::load`] and [`Job::new`].
     pub fn job(&self) -> Result<(Layered, Job)> {
-        let layered = Layered::load(&self.recipe, self.profile.as_deref(), &self.sets)?;
+        let layered = Layered::load_over(&settings()?, &self.recipe, self.profile.as_deref(), &self.sets)?;
         let job = Job::new(&layered)?;
         Ok((layered, job))
+    }
+}
+
+/// The user's own settings: `realign/settings.yaml` in the platform's folder of settings, `~/.config` on Linux.
+///
+/// # Errors
+/// The file says what is no setting.
+pub fn settings() -> Result<Settings> {
+    match dirs::config_dir() {
+        Some(folder) => Settings::read(&folder.join("realign").join("settings.yaml"), dirs::home_dir().as_deref()),
+        None => Ok(Settings::default()),
     }
 }
 

@@ -17,7 +17,7 @@ use realign::train::{Frame, ProgramRun, RunOptions, Trainable, Trainer};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::recipe_args::{RecipeArgs, check_device};
+use super::recipe_args::{RecipeArgs, check_device, settings};
 use crate::progress::Progress;
 
 const NUM_JUDGED: usize = 256; // two percent is the resolution of the shares that are printed
@@ -27,9 +27,9 @@ const NUM_JUDGED: usize = 256; // two percent is the resolution of the shares th
 pub struct Run {
     #[command(flatten)]
     recipe: RecipeArgs,
-    /// Folder that holds the folders of all runs
-    #[arg(long, default_value = "runs")]
-    runs: PathBuf,
+    /// Folder that holds the folders of all runs; `runs`, or what the user's settings say
+    #[arg(long)]
+    runs: Option<PathBuf>,
     /// Folder of this run, instead of one named after recipe, profile and settings
     #[arg(long)]
     run_dir: Option<PathBuf>,
@@ -46,7 +46,7 @@ impl Run {
             Job::Diffusion(plan) => self.diffusion(&layered, plan, out),
             Job::Program(plan) => {
                 check_device(&layered, &plan.recipe.device)?;
-                let run_dir = self.run_dir.clone().map_or_else(|| plan.run_dir(&self.runs), Ok)?;
+                let run_dir = run_dir(self.run_dir.as_deref(), self.runs.as_deref(), |runs| plan.run_dir(runs))?;
                 let frame = Frame::of_program(plan, &layered)?;
                 self.program(ProgramRun::new(plan)?, &frame, run_dir, out)
             }
@@ -55,7 +55,7 @@ impl Run {
 
     fn diffusion(&self, layered: &Layered, plan: &Plan, out: &mut dyn Write) -> Result<ExitCode> {
         check_device(layered, &plan.recipe.device)?;
-        let run_dir = self.run_dir.clone().map_or_else(|| plan.run_dir(&self.runs), Ok)?;
+        let run_dir = run_dir(self.run_dir.as_deref(), self.runs.as_deref(), |runs| plan.run_dir(runs))?;
         if let Some(program) = &plan.recipe.program {
             let frame = Frame::of_diffusion(plan, layered)?;
             return self.program(ProgramRun::with_diffusion(plan, &**program)?, &frame, run_dir, out);
@@ -99,6 +99,22 @@ fn say_where(run_dir: &Path, out: &mut dyn Write) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The folder that was asked for, else the plan's own among all runs.
+///
+/// # Errors
+/// The settings or the plan cannot be read.
+pub fn run_dir(
+    asked: Option<&Path>,
+    runs: Option<&Path>,
+    own_name: impl FnOnce(&Path) -> Result<PathBuf>,
+) -> Result<PathBuf> {
+    if let Some(asked) = asked {
+        return Ok(asked.to_path_buf());
+    }
+    let own = settings()?.runs;
+    own_name(runs.or(own.as_deref()).unwrap_or(Path::new("runs")))
+}
+
 /// Set by the first SIGINT or SIGTERM; the second ends the program at once.
 fn stop_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
@@ -112,13 +128,23 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
 /// Lets a classifier name what 256 samples show, prints the shares and leaves them in `result.json`.
 fn judge(plan: &Plan, trainer: &Trainer, run_dir: &Path, out: &mut dyn Write) -> Result<()> {
     let (recipe, assembly) = (&plan.recipe, &trainer.assembly);
-    let classifier = Classifier::train(assembly.dataset.clone(), recipe.image_size, &assembly.device, recipe.seed)?;
+    let judged_data = recipe.data.open_for_judge(&plan.dataset_context()).context("data")?.into();
+    let classifier = Classifier::train(judged_data, recipe.image_size, &assembly.device, recipe.seed)?;
     let on_data = classifier.judge_data()?;
     let num_classes = assembly.dataset.num_classes();
     let labels: Vec<i64> = (0..NUM_JUDGED).map(|i| (i % num_classes) as i64).collect();
     let model = trainer.weights(&recipe.sample.weights)?;
     let sampling = Sampling::new(&recipe.sample, recipe.seed);
     writeln!(out, "a classifier trained on the data names what {NUM_JUDGED} pictures show:")?;
+    let (held_out, shown): (Vec<i64>, Vec<i64>) = (0..num_classes as i64)
+        .partition(|class| assembly.dataset.is_held_out(usize::try_from(*class).unwrap_or(usize::MAX)));
+    let groups = match held_out.is_empty() {
+        true => vec![("samples:", "classifier_on_samples", shown)],
+        false => vec![
+            ("samples of classes seen in training:", "classifier_on_samples", shown),
+            ("samples of classes held out:        ", "classifier_on_held_out", held_out),
+        ],
+    };
     let mut judged = vec![];
     for sampler in assembly.samplers() {
         let mut pictures = vec![];
@@ -126,12 +152,20 @@ fn judge(plan: &Plan, trainer: &Trainer, run_dir: &Path, out: &mut dyn Write) ->
             let first = (chunk_idx * 64) as u64;
             pictures.extend(draw_pictures(assembly, &model, sampler, plan.latent, chunk, first, sampling)?);
         }
-        let report = classifier.judge(&pictures, &labels)?;
         let count = sampler.num_evaluations();
         let evaluations = if count == 1 { "1 evaluation".into() } else { format!("{count} evaluations") };
-        writeln!(out, "  samples: {} ({evaluations} of the network each)", shares(&report))?;
-        let accuracy: BTreeMap<_, _> = report.accuracy.iter().copied().collect();
-        judged.push(serde_json::json!({ "num_evaluations": count, "classifier_on_samples": accuracy }));
+        let mut numbers = serde_json::json!({ "num_evaluations": count });
+        for (name, key, classes) in &groups {
+            let Some(report) = judge_classes(&classifier, &pictures, &labels, classes)? else { continue };
+            writeln!(
+                out,
+                "  {name} {} ({evaluations} of the network each, {} pictures)",
+                shares(&report),
+                report.count
+            )?;
+            numbers[*key] = serde_json::to_value(accuracy(&report)).context("cannot write the result")?;
+        }
+        judged.push(numbers);
     }
     writeln!(out, "  data:    {} ({} pictures it was not trained on)", shares(&on_data), on_data.count)?;
     let result = serde_json::json!({
@@ -143,11 +177,33 @@ fn judge(plan: &Plan, trainer: &Trainer, run_dir: &Path, out: &mut dyn Write) ->
         "num_samples": NUM_JUDGED,
         "realign": env!("CARGO_PKG_VERSION"),
         "device": realign::ops::describe(&assembly.device),
-        "classifier_on_data": on_data.accuracy.iter().copied().collect::<BTreeMap<_, _>>(),
+        "classifier_on_data": accuracy(&on_data),
     });
     let path = run_dir.join("result.json");
     let text = serde_json::to_string_pretty(&result).context("cannot write the result")? + "\n";
     write_whole(&path, text.as_bytes())
+}
+
+/// Judges the pictures of these classes, if there are any.
+fn judge_classes(
+    classifier: &Classifier,
+    pictures: &[u8],
+    labels: &[i64],
+    classes: &[i64],
+) -> Result<Option<ClassifierReport>> {
+    let size = pictures.len() / labels.len().max(1);
+    let (mut chosen, mut asked) = (vec![], vec![]);
+    for (picture, label) in pictures.chunks_exact(size.max(1)).zip(labels) {
+        if classes.contains(label) {
+            chosen.extend_from_slice(picture);
+            asked.push(*label);
+        }
+    }
+    if asked.is_empty() { Ok(None) } else { classifier.judge(&chosen, &asked).map(Some) }
+}
+
+fn accuracy(report: &ClassifierReport) -> BTreeMap<&'static str, f64> {
+    report.accuracy.iter().copied().collect()
 }
 
 fn shares(report: &ClassifierReport) -> String {

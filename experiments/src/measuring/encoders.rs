@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use realign::burn::tensor::Device;
 use realign::erase::Slot;
-use realign::plugin::{EncoderConfig, EncoderContext, EncoderKind, EncoderSpec, Normalizer, NormalizerConfig, PatchGrid};
+use realign::plugin::{
+    EncoderConfig, EncoderContext, EncoderKind, EncoderSpec, Normalizer, NormalizerConfig, PatchGrid,
+};
 use realign::recipe::Layered;
 use serde::Deserialize;
 

@@ -63,7 +63,9 @@ impl Paper {
     /// Pearson's r of `metric` with `target` on a model.
     pub fn r(&self, metric: &str, target: &str, model: &str) -> Option<&PaperCorrelation> {
         let metric = metric.strip_suffix("_code").unwrap_or(metric);
-        self.correlations.iter().find(|known| (&*known.metric, &*known.target, &*known.model) == (metric, target, model))
+        self.correlations
+            .iter()
+            .find(|known| (&*known.metric, &*known.target, &*known.model) == (metric, target, model))
     }
 }
 

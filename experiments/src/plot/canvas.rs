@@ -49,7 +49,8 @@ impl Canvas {
     /// `draw` fails.
     pub fn draw(&mut self, draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<()> {
         font()?;
-        let side = |pixels: usize| u32::try_from(pixels).map_err(|_| anyhow!("a figure of {pixels} pixels is too large"));
+        let side =
+            |pixels: usize| u32::try_from(pixels).map_err(|_| anyhow!("a figure of {pixels} pixels is too large"));
         let size = (side(self.width)?, side(self.height)?);
         let area = BitMapBackend::with_buffer(&mut self.pixels, size).into_drawing_area();
         draw(&area)?;

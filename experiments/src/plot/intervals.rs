@@ -73,7 +73,8 @@ pub fn interval_chart(title: &str, subtitle: &str, axis: &str, rows: &[IntervalR
             if !mean.is_finite() {
                 continue;
             }
-            let strokes = [[(low, y), (high, y)], [(low, y - 0.12), (low, y + 0.12)], [(high, y - 0.12), (high, y + 0.12)]];
+            let strokes =
+                [[(low, y), (high, y)], [(low, y - 0.12), (low, y + 0.12)], [(high, y - 0.12), (high, y + 0.12)]];
             let drawn = strokes.into_iter().filter(|stroke| stroke.iter().all(|(x, _)| x.is_finite()));
             chart.draw_series(drawn.map(|stroke| PathElement::new(stroke.to_vec(), BLUE.stroke_width(2))))?;
             chart.draw_series([Circle::new((mean, y), 8, BLUE.filled())])?;

@@ -104,7 +104,8 @@ fn draw_panel(panel: &Panel, area: &Area<'_>) -> Result<()> {
     for ((name, ..), (x, y)) in panel.points.iter().zip(place_labels(&marks, &sizes, 11, frame)) {
         area.draw(&Text::new(name.clone(), (x - origin.0, y - origin.1), style.clone()))?;
     }
-    let corners = [(frame_x.start - origin.0, frame_y.start - origin.1), (frame_x.end - origin.0, frame_y.end - origin.1)];
+    let corners =
+        [(frame_x.start - origin.0, frame_y.start - origin.1), (frame_x.end - origin.0, frame_y.end - origin.1)];
     area.draw(&Rectangle::new(corners, PALE.stroke_width(1)))?;
     Ok(())
 }

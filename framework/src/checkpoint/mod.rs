@@ -4,9 +4,11 @@
 //! `optimizer.safetensors`, `state.json` and a `manifest.json` that holds the SHA-256 of the others. All tensors have
 //! the names of the official checkpoints.
 
+mod exchange;
 mod folder;
 mod trained;
 
+pub use exchange::{Imported, export, import};
 pub use folder::{Checkpoint, checkpoints, newest, prune};
 pub use trained::TrainedRun;
 
@@ -16,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use crate::train::{TrainModel, Trainable};
+use crate::train::{TrainModel, Trainable, WriteTensors};
 use crate::weights::{StateDict, load_state_dict, read_safetensors, write_safetensors};
 
 /// What a checkpoint knows beside tensors.
@@ -39,16 +41,23 @@ pub struct State {
 /// The disk refuses; older checkpoints are untouched and nothing half-written carries a checkpoint's name.
 pub fn save(trained: &dyn Trainable, recipe_digest: &str, run_dir: &Path) -> Result<PathBuf> {
     ensure!(!trained.is_torn(), "the last update failed half-way; its weights are of no step and are not saved");
-    folder::write(&run_dir.join("checkpoints"), trained.steps_done(), |folder| {
-        let mut write =
-            |name: &str, dict: &StateDict| write_safetensors(&folder.join(format!("{name}.safetensors")), dict);
-        let optimizer_step = trained.save(&mut write)?;
-        let state = State {
-            step: trained.steps_done(),
-            optimizer_step,
-            recipe_digest: recipe_digest.into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-        };
+    let state = |optimizer_step| State {
+        step: trained.steps_done(),
+        optimizer_step,
+        recipe_digest: recipe_digest.into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+    };
+    write_parts(run_dir, trained.steps_done(), |write| trained.save(write).map(state))
+}
+
+/// Writes a checkpoint of a step: the files that `parts` writes, then the state that it returns.
+fn write_parts(
+    run_dir: &Path,
+    step: u64,
+    parts: impl FnOnce(&mut WriteTensors<'_>) -> Result<State>,
+) -> Result<PathBuf> {
+    folder::write(&run_dir.join("checkpoints"), step, |folder| {
+        let state = parts(&mut |name, dict| write_safetensors(&folder.join(format!("{name}.safetensors")), dict))?;
         let text = serde_json::to_string_pretty(&state).context("cannot write the state")?;
         folder::write_file(&folder.join("state.json"), text.as_bytes())
     })

@@ -5,8 +5,10 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
@@ -99,6 +101,28 @@ impl FileTree {
         &self.folders
     }
 
+    /// Hash of all names, lengths and, in a folder, times of change; in a zip, checksums. None when one cannot be had.
+    pub fn digest(&self) -> Option<String> {
+        let mut hash = Sha256::new();
+        for (at, name) in self.names.iter().enumerate() {
+            let (length, mark) = match &self.store {
+                Store::Folder => {
+                    let found = fs::metadata(self.root.join(name)).ok()?;
+                    (found.len(), found.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos())
+                }
+                Store::Zip { archive, entries } => {
+                    let entry = archive.by_index_data(*entries.get(at)?).ok()?;
+                    (entry.size(), u128::from(entry.crc32()))
+                }
+            };
+            hash.update(name.as_bytes());
+            hash.update([0]); // ends the name
+            hash.update(length.to_le_bytes());
+            hash.update(mark.to_le_bytes());
+        }
+        Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// Where the file `name` lives, for messages.
     pub fn place(&self, name: &str) -> String {
         match self.store {
@@ -183,7 +207,11 @@ fn check_entry_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>> {
+/// The bytes of one file of at most [`MAX_FILE_BYTES`].
+///
+/// # Errors
+/// It is absent, unreadable or longer.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     read_at_most(file, length)

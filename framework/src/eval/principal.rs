@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn the_first_component_tells_two_groups_apart() {
-        let tokens: Vec<f32> = (0..35).flat_map(|t| if t % 5 < 2 { [9.0, 1.0, 0.0] } else { [-3.0, 1.0, 0.0] }).collect();
+        let tokens: Vec<f32> =
+            (0..35).flat_map(|t| if t % 5 < 2 { [9.0, 1.0, 0.0] } else { [-3.0, 1.0, 0.0] }).collect();
         let colors = principal_colors(&tokens, 3);
         for (t, color) in colors.iter().enumerate() {
             assert!((color[0] - f64::from(u8::from(t % 5 < 2))).abs() < 1e-9, "{t} {color:?}");

@@ -12,6 +12,7 @@ use super::loading::{Loading, sentence};
 use super::merge::Part;
 use super::origin::{Layer, Source};
 use super::profiles::choose;
+use super::settings::Settings;
 use super::text::shown;
 use super::yaml::parse;
 
@@ -43,6 +44,14 @@ impl Layered {
     /// `file:line: key: message` for a file that cannot be read or parsed, a circle of base files, an unknown
     /// profile, an override or a list patch that has no target.
     pub fn load(recipe: &Path, profile: Option<&str>, sets: &[String]) -> Result<Self> {
+        Self::load_over(&Settings::default(), recipe, profile, sets)
+    }
+
+    /// As [`load`](Self::load), with the user's settings below everything.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_over(settings: &Settings, recipe: &Path, profile: Option<&str>, sets: &[String]) -> Result<Self> {
         let mut loading = Loading::new();
         loading.file(recipe, Part::Recipe)?;
         let profile = choose(recipe, profile, &loading.own_profiles())?;
@@ -51,6 +60,9 @@ impl Layered {
         }
         loading.own_profile(&profile.name)?;
         sets.iter().try_for_each(|typed| loading.set(typed))?;
+        if let Some((source, section)) = settings.layer() {
+            loading.fill(section, source)?;
+        }
         Ok(Layered {
             root: loading.root,
             layers: loading.layers,
@@ -244,13 +256,13 @@ mod tests {
 
     #[test]
     fn a_profile_patches_the_items_of_a_list_that_the_recipe_has() {
-        let profile = ("r/profiles/demo.yaml", "alignment:\n  0:\n    encoder: {type: patches, width: 5}\n");
+        let profile = ("r/profiles/demo.yaml", "alignment:\n  0:\n    loss: {type: patches, width: 5}\n");
         let folder =
-            Folder::new(&[("r/a.yaml", "alignment:\n  - weight: 1\n    encoder: {type: dino, size: 3}\n"), profile]);
+            Folder::new(&[("r/a.yaml", "alignment:\n  - weight: 1\n    loss: {type: dino, size: 3}\n"), profile]);
         let layered = folder.load(None, &[]);
-        assert_eq!(value(&layered, "alignment.0.encoder.type").as_deref(), Some("patches"));
-        assert_eq!(value(&layered, "alignment.0.encoder.size"), None);
-        assert_eq!(folder.origin(&layered, "alignment.0.encoder.width"), "r/profiles/demo.yaml:3");
+        assert_eq!(value(&layered, "alignment.0.loss.type").as_deref(), Some("patches"));
+        assert_eq!(value(&layered, "alignment.0.loss.size"), None);
+        assert_eq!(folder.origin(&layered, "alignment.0.loss.width"), "r/profiles/demo.yaml:3");
         assert_eq!(folder.origin(&layered, "alignment.0.weight"), "r/a.yaml:2");
 
         let without = Folder::new(&[("r/a.yaml", "seed: 1\n"), profile]);
@@ -260,6 +272,31 @@ mod tests {
             Folder::new(&[("r/a.yaml", "alignment: [{}]\n"), ("r/profiles/demo.yaml", "alignment:\n  1: {a: 1}\n")]);
         let message = beyond.error(None, &[]);
         assert!(message.starts_with("r/profiles/demo.yaml:2: alignment.1: `alignment` has no item `1`"), "{message}");
+    }
+
+    #[test]
+    fn one_encoder_is_a_list_of_one_wherever_it_is_written() {
+        let hog = "alignment:\n  - encoders: [{type: hog}, {type: dino}]\n    weight: 1\n";
+        let dino = ("r/profiles/demo.yaml", "alignment:\n  0:\n    encoder:\n      type: vit\n      size: 3\n");
+        let folder = Folder::new(&[("r/a.yaml", hog), dino]);
+        let layered = folder.load(None, &[]);
+        assert_eq!(value(&layered, "alignment.0.encoders.0.size").as_deref(), Some("3"));
+        assert_eq!(value(&layered, "alignment.0.encoders.1.type"), None);
+        assert_eq!(folder.origin(&layered, "alignment.0.encoders.0.size"), "r/profiles/demo.yaml:5");
+        for sets in [
+            &["alignment.0.encoder={type: sift, size: 5}"][..],
+            &["alignment.0.encoder.type=sift", "alignment.0.encoder.size=5"],
+            &["alignment=[{encoder: {type: sift, size: 5}}]"],
+            &["alignment.0={encoder: {type: sift, size: 5}}"],
+        ] {
+            let layered = folder.load(None, sets);
+            assert_eq!(value(&layered, "alignment.0.encoders.0.type").as_deref(), Some("sift"), "{sets:?}");
+            assert_eq!(value(&layered, "alignment.0.encoders.0.size").as_deref(), Some("5"), "{sets:?}");
+            assert!(folder.origin(&layered, "alignment.0.encoders.0.size").starts_with("--set alignment"));
+        }
+        let both = Folder::new(&[("r/a.yaml", "alignment:\n  - encoders: []\n    encoder: {type: hog}\n")]);
+        let message = both.error(None, &[]);
+        assert!(message.starts_with("r/a.yaml:3: alignment.0.encoder: `encoder` is another spelling"), "{message}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use figment::value::{Dict, Tag, Value};
 use super::merge::{Clash, Part, merge, set};
 use super::origin::{Layer, Source};
 use super::program::{is_key, stands_alone};
+use super::singular::{spell_out, spelled_out};
 use super::text::{folder_of, read, shown};
 use super::yaml::{Fault, parse};
 
@@ -107,9 +108,9 @@ impl Loading {
         if let (Part::Profile, Value::Dict(_, section), true) = (part, &mut value, stands_alone(&self.root)) {
             section.retain(|key, _| is_key(key));
         }
-        let (layer, value) = Layer::new(value, source)?;
+        let (layer, mut value) = Layer::new(value, source)?;
         self.layers.push(layer);
-        let merged = merge(&mut self.root, value, "", part);
+        let merged = spell_out(&mut value, "").and_then(|()| merge(&mut self.root, value, "", part));
         merged.map_err(|clash| self.placed(clash))
     }
 
@@ -121,7 +122,20 @@ impl Loading {
         let value = parse(text).map_err(|fault| anyhow!("--set {typed}: {}", fault.message))?;
         let (layer, value) = Layer::new(value, Source::Typed(format!("--set {typed}")))?;
         self.layers.push(layer);
-        set(&mut self.root, key.trim(), value).map_err(|clash| self.placed(clash))
+        let done = spelled_out(key.trim(), value).and_then(|(key, value)| set(&mut self.root, &key, value));
+        done.map_err(|clash| self.placed(clash))
+    }
+
+    /// Gives what no layer gave.
+    pub(super) fn fill(&mut self, section: Dict, source: Source) -> Result<()> {
+        let (layer, value) = Layer::new(Value::Dict(Tag::Default, section), source)?;
+        self.layers.push(layer);
+        if let (Value::Dict(_, root), Value::Dict(_, section)) = (&mut self.root, value) {
+            for (key, value) in section {
+                root.entry(key).or_insert(value);
+            }
+        }
+        Ok(())
     }
 
     fn placed(&self, clash: Clash) -> anyhow::Error {
@@ -132,7 +146,7 @@ impl Loading {
 }
 
 /// The top-level section of a file.
-fn parsed(path: &Path, text: String) -> Result<(Source, Dict)> {
+pub(super) fn parsed(path: &Path, text: String) -> Result<(Source, Dict)> {
     let shown = shown(path);
     let value = parse(&text).map_err(|Fault { line, key, message }| {
         let place = line.map_or_else(|| shown.clone(), |line| format!("{shown}:{line}"));

@@ -1,6 +1,6 @@
 //! Recipes: layered YAML in which every value remembers the file and line it came from.
 //!
-//! Layers, later wins: the recipe's `base:` files, the recipe, the profile file (and its `base:` files),
+//! Layers, later wins: the user's [`Settings`], the recipe's `base:` files, the recipe, the profile file (and its `base:` files),
 //! the recipe's own `profiles:` section of that name, `--set key=value`.
 //!
 //! * A section whose `type` changes is replaced, not merged: the keys of the old plugin mean nothing to the new.
@@ -8,6 +8,7 @@
 //!   (`alignment: {0: {encoder: ...}}`), and `--set alignment.0.encoder.type=...` reaches into one.
 //! * Top-level keys that start with `x-` are ignored: a place for anchors. `<<: *anchor` works.
 
+mod cache_section;
 mod check;
 mod complaint;
 mod deserialize;
@@ -24,9 +25,12 @@ mod profiles;
 mod program;
 mod resolved;
 mod schema;
+mod settings;
+mod singular;
 mod text;
 mod yaml;
 
+pub use cache_section::{CacheSection, FeatureStorage};
 pub use check::Check;
 pub use layers::Layered;
 pub use log_section::{LogSection, SpatialSection};
@@ -37,3 +41,4 @@ pub use schema::{
     AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, Recipe, SampleSection,
     ScheduleSection, ScheduleShape, TrainSection,
 };
+pub use settings::Settings;

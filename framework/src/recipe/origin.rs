@@ -7,6 +7,7 @@ use figment::value::{Dict, Map, Tag, Value};
 use figment::{Figment, Metadata, Profile, Provider};
 
 use super::locate::locate;
+use super::singular::short;
 use super::yaml::join;
 
 /// What a layer was read from.
@@ -23,10 +24,13 @@ impl Source {
     pub(super) fn place(&self, key: &str) -> String {
         match self {
             Source::Typed(typed) => typed.clone(),
-            Source::File { shown, text, within } => match locate(text, &join(within, key)) {
-                Some(line) => format!("{shown}:{line}"),
-                None => shown.clone(),
-            },
+            Source::File { shown, text, within } => {
+                let line = |key: &str| locate(text, &join(within, key));
+                match line(key).max(line(&short(key))) {
+                    Some(line) => format!("{shown}:{line}"), // of the spelling that the file has: it goes deeper
+                    None => shown.clone(),
+                }
+            }
         }
     }
 }

@@ -7,9 +7,9 @@ use figment::value::Value;
 use serde::{Deserialize, Serialize};
 
 use super::layers::Layered;
+use super::log_section::LogSection;
 use super::missing::Missing;
 use super::plan::{Plan, absent, digest_of, run_dir};
-use super::log_section::LogSection;
 use super::schema::{LoaderSection, TrainSection, default_weights_dir, validate_device};
 use crate::plugin::{DatasetConfig, DatasetContext, ProgramConfig};
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cache_section::CacheSection;
 use super::check::Check;
 use super::log_section::LogSection;
 use crate::ops::DeviceChoice;
@@ -33,6 +34,9 @@ pub struct Recipe {
     pub flip: f64,
     /// How batches are prepared.
     pub loader: LoaderSection,
+    /// Whether encoder features are kept after their first use.
+    #[serde(default)]
+    pub cache: CacheSection,
     /// From pictures to clean samples.
     pub autoencoder: Box<dyn AutoencoderConfig>,
     /// From labels or captions to conditions.
@@ -241,12 +245,14 @@ impl Recipe {
     /// Reports every value that cannot work on its own or with its neighbors.
     pub fn validate(&self, check: &mut Check<'_>) {
         validate_device(&self.device, check);
+        check.within("data", |check| self.data.validate(check));
         check.range("image_size", self.image_size, 1, 4096);
         check.range("flip", self.flip, 0.0, 1.0);
         check.within("loader", |check| {
             check.range("num_workers", self.loader.num_workers, 0, 256);
             check.range("prefetch", self.loader.prefetch, 0, 1024);
         });
+        check.within("cache", |check| self.cache.validate(self.flip, check));
         check.within("autoencoder", |check| self.autoencoder.validate(check));
         check.within("conditioner", |check| self.conditioner.validate(check));
         check.within("backbone", |check| self.backbone.validate(check));

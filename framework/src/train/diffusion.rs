@@ -1,5 +1,7 @@
 //! The training of a diffusion model, as the run loop sees it.
 
+use std::path::Path;
+
 use anyhow::Result;
 use burn::tensor::Device;
 
@@ -41,6 +43,14 @@ struct Diffusion<'a> {
 impl Trainable for Diffusion<'_> {
     fn steps_done(&self) -> u64 {
         self.trainer.step
+    }
+
+    fn prepare(&mut self, run_dir: &Path) -> Result<Vec<String>> {
+        self.trainer.assembly.keep_features(self.plan, run_dir)
+    }
+
+    fn notices(&self) -> Vec<String> {
+        self.trainer.assembly.caches.iter().flatten().flat_map(|cache| cache.problems()).collect()
     }
 
     fn advance(&mut self) -> Result<StepStats> {

@@ -4,8 +4,12 @@
 
 mod alignment;
 mod assembly;
+mod cache_choice;
+mod cached;
 mod diffusion;
 mod ema;
+mod feature_cache;
+mod feature_file;
 mod flat;
 mod model;
 mod optimizer;
@@ -18,12 +22,17 @@ mod trainer;
 
 pub use alignment::{Alignment, AlignmentLosses, Term};
 pub use assembly::{Assembly, pixels};
+pub use cache_choice::CacheChoice;
 pub use diffusion::run;
 pub use ema::Ema;
+pub use feature_cache::{FeatureCache, Store};
 pub(crate) use flat::{flat_gradients, flat_parameters, with_flat};
+pub(crate) use model::build_conditioner;
 pub use model::{TrainModel, build_model};
+pub(crate) use optimizer::fresh_moments;
 pub use optimizer::{Gradients, Optimizer, OptimizerSettings};
 pub use program::ProgramRun;
+pub(crate) use run::describe;
 pub use run::{Frame, RunOptions, run_loop};
 pub use schedule::learning_rate;
 pub use trainable::{Preview, ReadTensors, Trainable, WriteTensors};

@@ -79,6 +79,17 @@ impl Gradients {
     }
 }
 
+/// The moments of an optimizer that did no step yet, as [`Optimizer::state_dict`] names them.
+pub(crate) fn fresh_moments(params: &[ParamInfo]) -> StateDict {
+    let trainable = params.iter().filter(|param| param.is_trainable);
+    let zeros = |param: &ParamInfo| {
+        let count = param.shape.iter().product();
+        ["first", "second"]
+            .map(|kind| (format!("{kind}.{}", param.name), HostTensor { shape: vec![count], values: vec![0.0; count] }))
+    };
+    trainable.flat_map(zeros).collect()
+}
+
 /// AdamW and its moments.
 #[derive(Debug)]
 pub struct Optimizer {

@@ -80,8 +80,11 @@ pub fn run_loop(
     let run_dir = options.run_dir.as_path();
     fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run folder `{}`", run_dir.display()))?;
     let _lock = lock(run_dir)?;
+    for notice in trained.prepare(run_dir)? {
+        sink.event(&Event::Warning(notice));
+    }
     let resumed_from = resume(trained, frame, run_dir, sink)?;
-    describe(frame, trained, run_dir)?;
+    describe(frame, trained.about(), run_dir)?;
     let mut log = RunLog::open(run_dir, Some(trained.steps_done()))?;
     if resumed_from.is_none() {
         log.text("recipe", 0, &format!("```yaml\n{}```", frame.layered.to_yaml()?));
@@ -121,6 +124,9 @@ impl Session<'_> {
                 Ok(stats) => stats,
                 Err(problem) => return Err(self.rescue(trained, unread, problem)),
             };
+            for notice in trained.notices() {
+                self.sink.event(&Event::Warning(notice));
+            }
             let (step, is_last) = (trained.steps_done(), trained.steps_done() == self.total_steps);
             // Read once a round: a stop that comes later is the next round's, which saves before it ends.
             let is_stopping = stop.load(Ordering::Relaxed);
@@ -282,8 +288,12 @@ fn lock(run_dir: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Leaves the resolved recipe and what made the run beside its logs.
-fn describe(frame: &Frame<'_>, trained: &dyn Trainable, run_dir: &Path) -> Result<()> {
+/// Leaves the resolved recipe and what made the run beside its logs; `more` is what the trained part says of itself.
+pub(crate) fn describe(
+    frame: &Frame<'_>,
+    more: serde_json::Map<String, serde_json::Value>,
+    run_dir: &Path,
+) -> Result<()> {
     write_whole(&run_dir.join("recipe.yaml"), frame.layered.to_yaml()?.as_bytes())?;
     let mut about = serde_json::json!({
         "recipe": frame.recipe_name,
@@ -294,7 +304,7 @@ fn describe(frame: &Frame<'_>, trained: &dyn Trainable, run_dir: &Path) -> Resul
         "resume": "run the same command again",
     });
     if let Some(about) = about.as_object_mut() {
-        about.extend(trained.about());
+        about.extend(more);
     }
     let text = serde_json::to_string_pretty(&about).context("cannot write run.json")? + "\n";
     write_whole(&run_dir.join("run.json"), text.as_bytes())

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
-use realign::data::files::{PICTURE_ENDINGS, is_picture};
 use realign::data::FileTree;
 use realign::data::crop::adm_center_crop;
+use realign::data::files::{PICTURE_ENDINGS, is_picture};
 use realign::data::image::{RgbImage, decode};
 use realign::plugin::dataset::{Dataset, DatasetConfig, DatasetContext, Example};
 use schemars::JsonSchema;
@@ -134,6 +134,10 @@ impl ImageFolder {
 }
 
 impl Dataset for ImageFolder {
+    fn digest(&self) -> Option<String> {
+        self.files.digest()
+    }
+
     fn len(&self) -> usize {
         self.pictures.len()
     }
@@ -151,7 +155,7 @@ impl Dataset for ImageFolder {
             Err(error) if self.skips_broken && idx < self.pictures.len() => self.replacement(idx, error)?,
             loaded => loaded?,
         };
-        Ok(Example { image, label, caption: None, mask: None })
+        Ok(Example { image, label, captions: vec![], mask: None })
     }
 
     fn num_replaced(&self) -> usize {

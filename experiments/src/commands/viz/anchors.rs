@@ -46,7 +46,10 @@ pub fn anchors(text: &str, seed: u64) -> Result<Vec<Anchor>> {
             [y, x] if [y, x].iter().all(|share| (0.0..=1.0).contains(share)) && pair.split(',').count() == 2 => {
                 points.push(Anchor { y, x });
             }
-            _ => bail!("--points: found `{}`; expected a number of points, or `y,x` in 0..1 each: `0.5,0.5; 0.2,0.7`", pair.trim()),
+            _ => bail!(
+                "--points: found `{}`; expected a number of points, or `y,x` in 0..1 each: `0.5,0.5; 0.2,0.7`",
+                pair.trim()
+            ),
         }
     }
     ensure!((1..=MOST).contains(&points.len()), "--points: found {} points; allowed is 1 to {MOST}", points.len());

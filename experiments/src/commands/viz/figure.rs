@@ -77,8 +77,7 @@ pub fn draw(picture: &RgbImage, anchors: &[Anchor], lines: &[Line], titles: &[St
         }
     }
     let bar_height = height - layout.row(0) - BELOW;
-    let bar: Vec<u8> =
-        (0..bar_height * 24).flat_map(|i| viridis(1.0 - (i / 24) as f64 / bar_height as f64)).collect();
+    let bar: Vec<u8> = (0..bar_height * 24).flat_map(|i| viridis(1.0 - (i / 24) as f64 / bar_height as f64)).collect();
     canvas.paste((layout.bar(), layout.row(0)), &bar, 24);
     canvas.draw(|area| {
         headings(area, &layout, titles)?;
@@ -93,7 +92,8 @@ pub fn draw(picture: &RgbImage, anchors: &[Anchor], lines: &[Line], titles: &[St
 
 /// A grid's colors as a square of pixels, each token a block.
 fn enlarged(grid: PatchGrid, color: impl Fn(usize) -> [u8; 3]) -> Vec<u8> {
-    let pixels = (0..CELL * CELL).map(|i| (i / CELL * grid.rows / CELL) * grid.columns + i % CELL * grid.columns / CELL);
+    let pixels =
+        (0..CELL * CELL).map(|i| (i / CELL * grid.rows / CELL) * grid.columns + i % CELL * grid.columns / CELL);
     pixels.flat_map(color).collect()
 }
 

@@ -58,11 +58,8 @@ impl Maps {
         let colors = principal_colors(&to_host(tokens.clone()), channels);
         let kernel = to_host(cosine_kernel(tokens, EPS));
         let row = |token: usize| &kernel[token * count..(token + 1) * count];
-        let cells: Vec<usize> = anchors
-            .iter()
-            .map(|anchor| anchor.cell(grid))
-            .map(|(y, x)| y * grid.columns + x)
-            .collect();
+        let cells: Vec<usize> =
+            anchors.iter().map(|anchor| anchor.cell(grid)).map(|(y, x)| y * grid.columns + x).collect();
         let (from, is_off, how): (Vec<usize>, Box<dyn Fn(usize, usize) -> bool>, _) = match mask {
             Some(mask) => {
                 let object = (0..count).filter(|token| mask[*token] > 0.5).collect();

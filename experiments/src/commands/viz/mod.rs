@@ -89,8 +89,9 @@ impl Viz {
         let mut rows = vec![];
         for encoder in &encoders {
             let (spec, built) = encoder.build(&context, &device)?;
-            let tokens = in_batches(&examples, pictures.batch, &device, |images| Ok(vec![built.encode(images)?.tokens]))
-                .with_context(|| format!("encoder `{}`", encoder.label))?;
+            let tokens =
+                in_batches(&examples, pictures.batch, &device, |images| Ok(vec![built.encode(images)?.tokens]))
+                    .with_context(|| format!("encoder `{}`", encoder.label))?;
             let tokens = tokens.into_iter().map(|tokens| (encoder.label.clone(), spec.grid, tokens));
             rows.extend(tokens.map(|(label, grid, tokens)| Row { label, grid, tokens }));
         }

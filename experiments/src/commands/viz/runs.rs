@@ -10,7 +10,7 @@ use realign::streams::Streams;
 use realign::train::{Assembly, TrainModel};
 
 use super::{Row, in_batches};
-use crate::commands::recipe_args::check_device;
+use crate::commands::recipe_args::{check_device, settings};
 
 /// A run with its newest weights.
 pub struct Run {
@@ -25,7 +25,7 @@ impl Run {
     /// # Errors
     /// The folder is no run's, or holds no whole checkpoint.
     pub fn open(folder: &Path) -> Result<Self> {
-        let trained = TrainedRun::open(folder, &[])?;
+        let trained = TrainedRun::open(&settings()?, folder, &[])?;
         check_device(&trained.layered, &trained.plan.recipe.device)?;
         let checkpoint = trained.checkpoint(None)?;
         Ok(Self { trained, checkpoint })

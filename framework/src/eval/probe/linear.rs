@@ -163,8 +163,7 @@ impl Head {
         let channels = data.channels();
         let [mean, variance] = self.running.clone();
         let mut right = 0;
-        for (rows, labels) in
-            data.mean.chunks(EVALUATED_AT_ONCE * channels).zip(data.labels.chunks(EVALUATED_AT_ONCE))
+        for (rows, labels) in data.mean.chunks(EVALUATED_AT_ONCE * channels).zip(data.labels.chunks(EVALUATED_AT_ONCE))
         {
             let x = Tensor::<2>::from_data(TensorData::new(rows.to_vec(), [labels.len(), channels]), device);
             let normalized = (x - mean.clone()) / (variance.clone() + NORM_EPS).sqrt();

@@ -223,9 +223,8 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let tokens = letters(&["aabbab"], &Device::flex());
         let [lds, _, srss, _] = SpatialMetric::all();
-        let refused = |metric: SpatialMetric, mask, grid| {
-            metric.measure(tokens.clone(), mask, grid).unwrap_err().to_string()
-        };
+        let refused =
+            |metric: SpatialMetric, mask, grid| metric.measure(tokens.clone(), mask, grid).unwrap_err().to_string();
         assert!(refused(lds, None, PatchGrid::new(2, 4)).contains("6 tokens do not fill a grid of 2x4"));
         assert!(refused(srss, None, PatchGrid::new(2, 3)).contains("needs masks"));
         let mask = Tensor::<2>::zeros([1, 5], &Device::flex());

@@ -4,6 +4,7 @@
 //! Source: Li and He, "Back to Basics: Let Denoising Generative Models Denoise" (2025); iREPA `jit/model_jit.py`.
 
 mod config;
+mod layouts;
 mod network;
 
 pub use config::{JiTConfig, PUBLISHED_SIZES};

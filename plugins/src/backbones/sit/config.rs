@@ -36,6 +36,9 @@ pub struct SiTConfig {
     pub qk_norm: bool,
     /// Factor on the time before its sinusoids; 1 is the published one, 1000 tells times apart early in short runs.
     pub time_scale: f64,
+    /// Whether the network's own time runs from noise to data, as in the original SiT: it is then given `1 - t`, and its
+    /// velocity is turned around.
+    pub time_reversed: bool,
 }
 
 impl Default for SiTConfig {
@@ -49,6 +52,7 @@ impl Default for SiTConfig {
             mlp_ratio: 4.0,
             qk_norm: false,
             time_scale: 1.0,
+            time_reversed: false,
         }
     }
 }
@@ -114,6 +118,10 @@ impl SiTConfig {
         ensure!(
             height >= patch && width >= patch && height.is_multiple_of(patch) && width.is_multiple_of(patch),
             "patch_size `{patch}` does not divide the input of {height}x{width}"
+        );
+        ensure!(
+            !(self.time_reversed && ctx.has_interval),
+            "time_reversed turns instants around, and the objective trains over intervals; set it to false"
         );
         let ConditionSpec::Labels { num_classes } = ctx.condition else {
             bail!("`sit` takes class labels, and the conditioner gives {}", ctx.condition.name());

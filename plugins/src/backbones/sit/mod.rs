@@ -4,6 +4,7 @@
 //! hidden size (the file's fixed 768 breaks SiT-S).
 
 mod config;
+mod layouts;
 mod network;
 
 pub use config::{PUBLISHED_SIZES, SiTConfig};

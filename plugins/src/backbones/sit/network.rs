@@ -29,6 +29,7 @@ pub struct SiT {
     #[module(skip)]
     grid: PatchGrid,
     patch_size: usize,
+    time_reversed: bool,
 }
 
 /// The patch embedding lies under `x_embedder.proj`.
@@ -94,12 +95,14 @@ impl SiT {
             final_layer: FinalLayer::new(&params.child("final_layer"), d, patch_size * patch_size * channels),
             grid,
             patch_size,
+            time_reversed: config.time_reversed,
         }
     }
 
     /// Sum of the embeddings of time, interval and label, `[batch, hidden_size]`.
     fn embed_condition(&self, input: &BackboneInput<'_>) -> Tensor<2> {
-        let mut c = self.t_embedder.forward(input.times.t.clone());
+        let t = input.times.t.clone();
+        let mut c = self.t_embedder.forward(if self.time_reversed { 1.0 - t } else { t });
         if let Some(embedder) = &self.r_embedder {
             let t = input.times.t.clone();
             // An instant is the empty interval: its embedding is that of zero, not nothing.
@@ -126,7 +129,7 @@ impl Backbone for SiT {
             }
         }
         let prediction = unpatchify(self.final_layer.forward(x, c), self.grid, self.patch_size);
-        BackboneOutput { prediction, taps }
+        BackboneOutput { prediction: if self.time_reversed { -prediction } else { prediction }, taps }
     }
 }
 
@@ -250,6 +253,27 @@ mod tests {
         for (name, tensor) in &plain {
             assert_eq!(tensor.values, all[name].values, "{name}");
         }
+    }
+
+    #[test]
+    fn reversed_time_is_the_same_network_at_one_minus_t_with_its_velocity_turned_around() {
+        let device = Device::flex();
+        let shake = |tensor: HostTensor| HostTensor {
+            values: (0..tensor.values.len()).map(|i| (i as f32 * 0.7).sin() * 0.2).collect(),
+            ..tensor
+        };
+        let dict: StateDict = state_dict(&slot(&tiny(), false)).into_iter().map(|(n, v)| (n, shake(v))).collect();
+        let predict = |time_reversed: bool, t: [f32; 2]| {
+            let network = slot(&SiTConfig { time_reversed, ..tiny() }, false);
+            let network = load_state_dict(network, dict.clone()).unwrap();
+            let x = Tensor::<4>::ones([2, 3, 10, 14], &device);
+            let times = Times::at(Tensor::from_floats(t, &device));
+            let condition = Condition::labels(&[0, 7], &device);
+            network.forward(BackboneInput { x, times, condition, taps: &[] }).prediction
+        };
+        let gap = |a: Tensor<4>, b: Tensor<4>| (a - b).abs().max().into_scalar::<f32>();
+        assert_eq!(gap(predict(true, [0.25, 0.5]), -predict(false, [0.75, 0.5])), 0.0);
+        assert!(gap(predict(true, [0.25, 0.5]), -predict(false, [0.25, 0.5])) > 1e-4);
     }
 
     #[test]
