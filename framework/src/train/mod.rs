@@ -20,7 +20,7 @@ pub use assembly::{Assembly, pixels};
 pub use diffusion::run;
 pub use ema::Ema;
 pub(crate) use flat::{flat_gradients, flat_parameters, with_flat};
-pub use model::{TrainModel, build_model};
+pub use model::{TrainModel, build_model, conditioner_of};
 pub(crate) use optimizer::fresh_moments;
 pub use optimizer::{Gradients, Optimizer, OptimizerSettings};
 pub use program::ProgramRun;
