@@ -53,6 +53,10 @@ fn config<T: DeserializeOwned>(plugin: &PluginInfo) -> T {
         ("num_context_tokens", 3.into()),
         ("projector_dim", 17.into()),
     ];
+    if plugin.kind == "encoder" && map.get("encoder").is_some_and(Value::is_null) {
+        // One that wraps another has no default for it.
+        map.insert("encoder".into(), serde_yaml::from_str("{type: hog}").expect("a section"));
+    }
     for (key, size) in small {
         if matches!(plugin.kind, "backbone" | "projector") && map.contains_key(key) {
             map.insert(key.into(), size);

@@ -1,10 +1,11 @@
-//! Files that appear whole.
+//! Files that appear whole, and their hashes.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
 
 /// Writes `bytes` beside `path`, then renames: whoever looks sees the file before or the file after, never a half.
 ///
@@ -26,6 +27,22 @@ pub fn aside(path: &Path) -> PathBuf {
     let mut aside = path.as_os_str().to_owned();
     aside.push(format!(".{}.partial", std::process::id()));
     aside.into()
+}
+
+/// SHA-256 of a file's bytes, in hexadecimal digits.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0u8; 1 << 16]);
+    loop {
+        let count = file.read(&mut buffer).with_context(|| format!("cannot read `{}`", path.display()))?;
+        if count == 0 {
+            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+        }
+        hash.update(&buffer[..count]);
+    }
 }
 
 #[cfg(test)]

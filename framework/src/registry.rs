@@ -39,6 +39,27 @@ pub struct PluginInfo {
 pub struct Entry(pub &'static PluginInfo);
 inventory::collect!(Entry);
 
+/// A table that belongs to a plugin's documentation, such as its published sizes.
+pub struct PluginTable {
+    /// Kind of the plugin.
+    pub kind: &'static str,
+    /// Name of the plugin.
+    pub name: &'static str,
+    /// The table as Markdown.
+    pub markdown: fn() -> String,
+}
+inventory::collect!(PluginTable);
+
+impl PluginInfo {
+    /// Tables that the plugin submits.
+    pub fn tables(&self) -> impl Iterator<Item = String> + use<> {
+        let (kind, name) = (self.kind, (self.name)());
+        let own =
+            inventory::iter::<PluginTable>.into_iter().filter(move |table| (table.kind, table.name) == (kind, name));
+        own.map(|table| (table.markdown)())
+    }
+}
+
 /// All plugins, sorted by kind and name.
 ///
 /// ```

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use realign::burn::tensor::{Device, Tensor, TensorData};
 use realign::weights::{HostTensor, StateDict};
 use safetensors::tensor::{Dtype, SafeTensors};
+use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,21 @@ use std::path::{Path, PathBuf};
 pub struct Case {
     pub config: Config,
     pub tolerance: Tolerance,
+    /// Names of the `param.*` in published files, where they differ.
+    pub checkpoint_names: CheckpointNames,
     tensors: BTreeMap<String, Recorded>,
+}
+
+/// How a published file names the recorded parameters.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct CheckpointNames {
+    /// From recorded to published name.
+    pub map: BTreeMap<String, String>,
+    /// Published tensors that hold several recorded ones.
+    pub unmatched_published: Vec<String>,
+    /// The recorded ones.
+    pub unmatched_state_dict: Vec<String>,
 }
 
 /// A recorded tensor; integers and bytes are held exactly.
@@ -46,7 +61,16 @@ impl Case {
         let path = sidecar.with_extension("safetensors");
         let tensors = read_tensors(&path).with_context(|| format!("`{}`", file_name(&path)))?;
         check_listed(&json["tensors"], &tensors)?;
-        Ok(Self { tolerance: Tolerance::read(&json["tolerance"]), config: Config(json["config"].take()), tensors })
+        let checkpoint_names = match json["checkpoint_names"].take() {
+            Value::Null => CheckpointNames::default(),
+            names => serde_json::from_value(names).context("checkpoint_names")?,
+        };
+        Ok(Self {
+            tolerance: Tolerance::read(&json["tolerance"]),
+            config: Config(json["config"].take()),
+            checkpoint_names,
+            tensors,
+        })
     }
 
     /// Names that start with `prefix`, without it.

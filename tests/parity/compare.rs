@@ -70,6 +70,27 @@ impl Comparison {
         Ok(())
     }
 
+    /// Values in groups of `size`, of which `exempt` of all groups may be off altogether: where a reference takes the
+    /// larger of two nearly equal numbers, rounding decides.
+    pub fn groups(&mut self, case: &Case, name: &str, found: &[f64], size: usize, exempt: f64) -> Result<()> {
+        let Tolerance { rtol, atol, .. } = case.tolerance;
+        let expected = &case.recorded(name)?.values;
+        ensure!(expected.len() == found.len(), "`{name}` has {} values, recorded {}", found.len(), expected.len());
+        self.seen.insert(name.to_string());
+        let share_of = |(found, expected): (&[f64], &[f64])| {
+            let shares = found.iter().zip(expected).map(|(a, b)| share((a - b).abs(), atol + rtol * b.abs()));
+            shares.fold(0.0, f64::max)
+        };
+        let shares: Vec<f64> = found.chunks(size).zip(expected.chunks(size)).map(share_of).collect();
+        let (within, off): (Vec<f64>, Vec<f64>) = shares.iter().partition(|share| **share <= 1.0);
+        let worst = within.into_iter().fold(0.0, f64::max);
+        self.forward = self.forward.max(worst * rtol);
+        if off.len() as f64 > exempt * shares.len() as f64 {
+            self.fail(format!("`{name}` is off in {} of {} groups of {size} values", off.len(), shares.len()));
+        }
+        Ok(())
+    }
+
     /// Bytes that may be off by `crop_atol` levels on one pixel in a hundred.
     pub fn bytes(&mut self, case: &Case, name: &str, found: &[u8]) -> Result<()> {
         let expected = &case.recorded(name)?.values;

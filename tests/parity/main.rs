@@ -6,14 +6,20 @@
 mod case;
 mod clip_text;
 mod compare;
+mod encoders_vit;
+mod further_encoders;
 mod inputs;
 mod jit;
 mod mean_flow;
 mod mmdit;
 mod samplers;
+mod sift;
 mod sit;
 mod sit_parts;
+mod spatial;
 mod train_steps;
+mod vae;
+mod vae_losses;
 
 use anyhow::{Result, bail};
 use case::{Case, files, stem};
@@ -28,16 +34,39 @@ use std::path::{Path, PathBuf};
 type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
-const FAMILIES: [(&str, Runner); 9] = [
+const FAMILIES: &[(&str, Runner)] = &[
     ("conditioner_clip_text", clip_text::clip_text),
     ("data_preprocess", inputs::data_preprocess),
+    ("encoder_clip_hf", encoders_vit::clip_hf),
+    ("encoder_clip_openai", encoders_vit::clip_openai),
+    ("encoder_cls_mixing", encoders_vit::cls_mixing),
+    ("encoder_cradio", encoders_vit::cradio),
+    ("encoder_dinov2_timm", encoders_vit::dinov2_timm),
+    ("encoder_dinov2", encoders_vit::dinov2),
+    ("encoder_dinov3", encoders_vit::dinov3),
+    ("encoder_dino", encoders_vit::timm),
     ("encoder_hog", inputs::encoder_hog),
+    ("encoder_sam2", further_encoders::sam2),
+    ("encoder_sam", further_encoders::sam),
+    ("encoder_sift_kornia", sift::kornia),
+    ("encoder_sift_opencv", sift::opencv),
+    ("encoder_vgg", further_encoders::vgg),
+    ("encoder_ijepa", encoders_vit::timm),
+    ("encoder_mae", encoders_vit::mae),
+    ("encoder_mocov3", encoders_vit::timm),
+    ("encoder_pe_", encoders_vit::perception),
+    ("encoder_pos_embed_resample", encoders_vit::pos_embed_resample),
+    ("encoder_preprocess", encoders_vit::preprocess),
+    ("encoder_siglip", encoders_vit::siglip),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
     ("mmdit_", mmdit::mmdit),
+    ("repa_e_loss_functions", vae_losses::loss_functions),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),
+    ("spatial_metrics", spatial::spatial_metrics),
     ("spatial_norm", inputs::spatial_norm),
+    ("vae_", vae::vae),
 ];
 
 fn family(name: &str) -> Option<Runner> {

@@ -8,7 +8,7 @@ use clap::Args;
 use realign::burn::tensor::Device;
 use realign::plugin::ProjectorContext;
 use realign::recipe::{Job, Layered, Plan};
-use realign::train::build_model;
+use realign::train::{CacheChoice, build_model};
 use realign::weights::parameters;
 use serde::Serialize;
 use serde_yaml::Value;
@@ -33,6 +33,7 @@ impl Explain {
             Job::Diffusion(plan) => {
                 values(&layered, &plan.recipe, out)?;
                 Costs::new(plan)?.print(plan, out)?;
+                encoders(plan, out)?;
                 &plan.missing
             }
             Job::Program(plan) => {
@@ -58,6 +59,19 @@ fn values(layered: &Layered, recipe: &impl Serialize, out: &mut dyn Write) -> Re
     let (keys, texts) = (width(|leaf| leaf.0.len()), width(|leaf| leaf.1.len()));
     for (key, text) in &leaves {
         writeln!(out, "{key:keys$}  {text:texts$}  {}", layered.origin_of(key))?;
+    }
+    Ok(())
+}
+
+fn encoders(plan: &Plan, out: &mut dyn Write) -> Result<()> {
+    for (i, (term, specs)) in plan.recipe.alignment.iter().zip(&plan.encoders).enumerate() {
+        for (k, (encoder, spec)) in term.encoders.iter().zip(specs).enumerate() {
+            let name = (encoder.info().name)();
+            writeln!(out, "alignment.{i}.encoders.{k}: `{name}`, grid {}, {} channels", spec.grid, spec.channels)?;
+            for note in encoder.notes(&plan.encoder_context())? {
+                writeln!(out, "  {note}")?;
+            }
+        }
     }
     Ok(())
 }
@@ -180,6 +194,9 @@ impl Costs {
         )?;
         writeln!(out, "  peak memory             {:.2} GB (estimate)", self.memory_bytes / 1e9)?;
         writeln!(out, "  checkpoints on disk     {:.2} GB at most", self.disk_bytes / 1e9)?;
+        if let Ok(dataset) = plan.recipe.data.open(&plan.dataset_context()) {
+            writeln!(out, "  encoder features        {}", CacheChoice::new(plan, &*dataset))?;
+        }
         Ok(())
     }
 }

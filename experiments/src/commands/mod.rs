@@ -11,14 +11,20 @@ use clap::Subcommand;
 
 pub mod bench;
 pub mod check;
+pub mod correlate;
 pub mod explain;
 pub mod export;
 pub mod import;
+pub mod metrics;
 pub mod new;
 pub mod plugins;
+pub mod prepare;
+pub mod probe;
+pub mod rank;
 pub mod recipe_args;
 pub mod run;
 pub mod sample;
+pub mod viz;
 pub mod weights;
 
 /// What the program can do.
@@ -28,12 +34,24 @@ pub enum Command {
     Run(run::Run),
     /// Draw pictures from a trained run
     Sample(sample::Sample),
+    /// Crop pictures or compute latents once, before training
+    Prepare(prepare::Prepare),
     /// The resolved recipe, where each value came from, sizes and costs
     Explain(explain::Explain),
     /// Time our training step beside PyTorch's
     Bench(bench::Bench),
     /// Load, build and step one recipe, without writing anything
     Check(check::Check),
+    /// Spatial structure of encoders' features on your pictures
+    Metrics(metrics::Metrics),
+    /// Which encoder to align with: by spatial structure on your pictures, with intervals and costs
+    Rank(rank::Rank),
+    /// A metric against FID over encoders: Pearson's r, line and plot
+    Correlate(correlate::Correlate),
+    /// Self-similarity of features as heat maps, with and without spatial normalization
+    Viz(viz::Viz),
+    /// Accuracy of linear and nearest-neighbor probes on encoders' features
+    Probe(probe::Probe),
     /// Every plugin by kind, with its settings
     Plugins(plugins::Plugins),
     /// Published weights: list, get, verify
@@ -55,9 +73,15 @@ impl Command {
         match self {
             Self::Run(command) => command.run(out),
             Self::Sample(command) => command.run(out),
+            Self::Prepare(command) => command.run(out),
             Self::Explain(command) => command.run(out),
             Self::Bench(command) => command.run(out),
             Self::Check(command) => command.run(out),
+            Self::Metrics(command) => command.run(out),
+            Self::Rank(command) => command.run(out),
+            Self::Correlate(command) => command.run(out),
+            Self::Viz(command) => command.run(out),
+            Self::Probe(command) => command.run(out),
             Self::Plugins(command) => command.run(out),
             Self::Weights(command) => command.run(out),
             Self::Import(command) => command.run(out),

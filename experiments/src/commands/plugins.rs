@@ -154,6 +154,7 @@ fn show(plugin: &PluginInfo, out: &mut dyn Write) -> Result<()> {
         writeln!(out)?;
     }
     writeln!(out, "In a recipe, with the default of every key:\n\n{}", example(plugin)?)?;
+    plugin.tables().try_for_each(|table| writeln!(out, "\n{table}"))?;
     Ok(())
 }
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use sha2::{Digest, Sha256};
+
+use crate::files::sha256;
 
 const MANIFEST: &str = "manifest.json";
 /// Begins the name of a folder that is still being written.
@@ -121,18 +122,6 @@ fn hashes(folder: &Path) -> Result<BTreeMap<String, String>> {
         hashes.insert(entry.file_name().to_string_lossy().into_owned(), sha256(&entry.path())?);
     }
     Ok(hashes)
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0u8; 1 << 16]);
-    loop {
-        let count = file.read(&mut buffer).with_context(|| format!("cannot read `{}`", path.display()))?;
-        if count == 0 {
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-        hash.update(&buffer[..count]);
-    }
 }
 
 fn sync_folder(path: &Path) -> Result<()> {

@@ -6,8 +6,10 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 
 use super::{Checkpoint, checkpoints, load_weights, newest};
+use crate::nn::ParamBuilder;
+use crate::plugin::{Condition, ConditionSpec};
 use crate::recipe::{Layered, Plan, Settings};
-use crate::train::{TrainModel, build_model};
+use crate::train::{TrainModel, build_conditioner, build_model};
 
 /// A run folder that was trained, with its recipe as it was resolved then.
 #[derive(Debug)]
@@ -46,6 +48,23 @@ impl TrainedRun {
         let steps: Vec<String> = all.iter().map(|found| found.step.to_string()).collect();
         let found = all.into_iter().find(|found| found.step == step);
         found.with_context(|| format!("no checkpoint of step {step}; there are: {}", steps.join(", ")))
+    }
+
+    /// What stands for "anything" to a model of the run, once.
+    ///
+    /// # Errors
+    /// The conditioner lacks its weights.
+    pub fn null_condition(&self, model: &TrainModel, device: &Device) -> Result<Condition> {
+        // The label's number is the recipe's, also where its data is elsewhere.
+        if let ConditionSpec::Labels { num_classes } = self.plan.condition {
+            return Ok(Condition::labels(&[i64::try_from(num_classes)?], device));
+        }
+        match &model.conditioner {
+            Some(trained) => Ok(trained.null(1, device)),
+            None => {
+                Ok(build_conditioner(&self.plan, &ParamBuilder::new(device, self.plan.recipe.seed))?.null(1, device))
+            }
+        }
     }
 
     /// The weights called `name` (`model` or a moving average) of a checkpoint, without autodiff.

@@ -5,13 +5,18 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
 /// Longest single file that is read, 256 MiB.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
+/// Endings of the names of pictures that can be decoded.
+pub const PICTURE_ENDINGS: [&str; 14] =
+    ["jpg", "jpeg", "jpe", "jfif", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"];
 const MAX_DEPTH: usize = 16; // a link that points at its own parent must not be followed for ever
 
 /// The files below a folder or inside a zip archive.
@@ -96,6 +101,28 @@ impl FileTree {
         &self.folders
     }
 
+    /// Hash of all names, lengths and, in a folder, times of change; in a zip, checksums. None when one cannot be had.
+    pub fn digest(&self) -> Option<String> {
+        let mut hash = Sha256::new();
+        for (at, name) in self.names.iter().enumerate() {
+            let (length, mark) = match &self.store {
+                Store::Folder => {
+                    let found = fs::metadata(self.root.join(name)).ok()?;
+                    (found.len(), found.modified().ok()?.duration_since(UNIX_EPOCH).ok()?.as_nanos())
+                }
+                Store::Zip { archive, entries } => {
+                    let entry = archive.by_index_data(*entries.get(at)?).ok()?;
+                    (entry.size(), u128::from(entry.crc32()))
+                }
+            };
+            hash.update(name.as_bytes());
+            hash.update([0]); // ends the name
+            hash.update(length.to_le_bytes());
+            hash.update(mark.to_le_bytes());
+        }
+        Some(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
     /// Where the file `name` lives, for messages.
     pub fn place(&self, name: &str) -> String {
         match self.store {
@@ -118,6 +145,11 @@ impl FileTree {
         }
         .with_context(|| format!("cannot read `{}`", self.place(name)))
     }
+}
+
+/// Whether a file's name ends like a picture's.
+pub fn is_picture(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, end)| PICTURE_ENDINGS.contains(&end.to_ascii_lowercase().as_str()))
 }
 
 fn list_folder(

@@ -1,6 +1,6 @@
 //! LayerNorm, with and without the modulation that follows it in adaptive blocks.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, module};
 
 /// LayerNorm over the last axis with affine parameters.
 ///
@@ -8,6 +8,13 @@ use burn::tensor::Tensor;
 /// * `x`: `[.., channels]`
 /// * `weight`, `bias`: `[channels]`
 pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<1>, eps: f64) -> Tensor<D> {
+    #[cfg(feature = "tch")]
+    if super::on_libtorch(&x.device()) {
+        return super::affine_layer_norm::affine_layer_norm(x, weight, bias, eps);
+    }
+    if !x.is_autodiff() {
+        return module::layer_norm(x, weight, Some(bias), eps); // flex has one kernel for it, without a gradient
+    }
     normalize(x, eps) * weight.unsqueeze::<D>() + bias.unsqueeze::<D>()
 }
 

@@ -10,6 +10,8 @@
 #![allow(deprecated)] // burn marks its libtorch backend as deprecated; this module is the only one that names it
 
 mod activation;
+#[cfg(feature = "tch")]
+mod affine_layer_norm;
 mod attention;
 mod conv2d;
 mod cosine;
@@ -18,6 +20,7 @@ mod device;
 mod dual;
 #[cfg(test)]
 mod gradient_check;
+mod group_norm;
 mod guard;
 mod jvp;
 mod layer_norm;
@@ -29,13 +32,15 @@ mod qk_norm;
 mod residual;
 mod rms_norm;
 mod rope;
+mod rotate_halves;
 mod swiglu;
 
 pub use activation::{gelu_tanh, silu};
 pub use attention::{attention, attention_packed, unpack_heads};
-pub use conv2d::grid_conv2d;
+pub use conv2d::{ConvShape, conv2d, grid_conv2d};
 pub use cosine::mean_cosine_similarity;
 pub use device::{DeviceChoice, backend_names, describe, num_threads, on_libtorch, open, set_num_threads};
+pub use group_norm::{group_norm, group_norm_silu};
 pub use guard::guard;
 pub use jvp::{Direction, Jvp, JvpMethod, jvp};
 pub use layer_norm::{chunk, layer_norm, modulate, modulated_layer_norm};
@@ -45,4 +50,5 @@ pub use qk_norm::rotary_qk_norm;
 pub use residual::gated_residual;
 pub use rms_norm::{modulated_rms_norm, rms_norm};
 pub use rope::rotate_pairs;
+pub use rotate_halves::rotate_halves;
 pub use swiglu::swiglu;

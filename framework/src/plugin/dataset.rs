@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use anyhow::Result;
 
 use crate::data::image::RgbImage;
+use crate::data::latent_cache::CachedLatents;
 use crate::recipe::Check;
 use crate::registry::Described;
 
@@ -59,6 +60,17 @@ pub trait Dataset: Debug + Send + Sync {
     /// # Errors
     /// Names the file or index that cannot be read.
     fn get(&self, idx: usize) -> Result<Example>;
+
+    /// Latents of its pictures, where they were computed before.
+    fn latents(&self) -> Option<&dyn CachedLatents> {
+        None
+    }
+
+    /// Hash of what `get` returns, as far as it can be told without reading every picture; none where it cannot.
+    /// Features on disk are kept for data that has one.
+    fn digest(&self) -> Option<String> {
+        None
+    }
 
     /// Distinct examples that were unreadable so far and replaced by others.
     fn num_replaced(&self) -> usize {

@@ -86,6 +86,14 @@ pub trait EncoderConfig: Described + Debug + Send + Sync {
     /// A missing or unfit weight file.
     fn build(&self, ctx: &EncoderContext, device: &Device) -> Result<Box<dyn Encoder>>;
 
+    /// What a reader of the run's description should know beside the sizes, one sentence each.
+    ///
+    /// # Errors
+    /// As [`spec`](Self::spec).
+    fn notes(&self, _ctx: &EncoderContext) -> Result<Vec<String>> {
+        Ok(vec![])
+    }
+
     /// Reports values that cannot work.
     fn validate(&self, _check: &mut Check<'_>) {}
 }

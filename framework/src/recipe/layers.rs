@@ -3,17 +3,18 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use figment::value::{Tag, Value};
+use figment::value::{Dict, Tag, Value};
 use serde::de::DeserializeOwned;
 
 use super::check::Check;
 use super::deserialize::deserialize;
 use super::loading::{Loading, sentence};
 use super::merge::Part;
-use super::origin::Layer;
+use super::origin::{Layer, Source};
 use super::profiles::choose;
 use super::settings::Settings;
 use super::text::shown;
+use super::yaml::parse;
 
 /// A recipe with all its layers merged, in which every value knows where it was written.
 ///
@@ -69,6 +70,28 @@ impl Layered {
             recipe: recipe.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
             profile: profile.name,
         })
+    }
+
+    /// One section of a recipe, given on the command line as `option text`: YAML, or the bare name of a plugin.
+    ///
+    /// ```
+    /// let layered = realign::recipe::Layered::typed("--encoder", "encoder", "{type: hog, channels: 64}")?;
+    /// assert_eq!(layered.origin_of("encoder.channels"), "--encoder {type: hog, channels: 64}");
+    /// # anyhow::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// `option text: message` when the text is no YAML.
+    pub fn typed(option: &str, key: &str, text: &str) -> Result<Self> {
+        let typed = format!("{option} {text}");
+        let value = parse(text).map_err(|fault| anyhow!("{typed}: {}", fault.message))?;
+        let section = match value {
+            Value::String(tag, name) => Value::Dict(tag, Dict::from([("type".into(), Value::from(name))])),
+            section => section,
+        };
+        let root = Value::Dict(Tag::Default, Dict::from([(key.into(), section)]));
+        let (layer, root) = Layer::new(root, Source::Typed(typed.clone()))?;
+        Ok(Layered { root, layers: vec![layer], shown: typed, recipe: String::new(), profile: String::new() })
     }
 
     /// The recipe as a `T`.
@@ -233,13 +256,13 @@ mod tests {
 
     #[test]
     fn a_profile_patches_the_items_of_a_list_that_the_recipe_has() {
-        let profile = ("r/profiles/demo.yaml", "alignment:\n  0:\n    encoder: {type: patches, width: 5}\n");
+        let profile = ("r/profiles/demo.yaml", "alignment:\n  0:\n    loss: {type: patches, width: 5}\n");
         let folder =
-            Folder::new(&[("r/a.yaml", "alignment:\n  - weight: 1\n    encoder: {type: dino, size: 3}\n"), profile]);
+            Folder::new(&[("r/a.yaml", "alignment:\n  - weight: 1\n    loss: {type: dino, size: 3}\n"), profile]);
         let layered = folder.load(None, &[]);
-        assert_eq!(value(&layered, "alignment.0.encoder.type").as_deref(), Some("patches"));
-        assert_eq!(value(&layered, "alignment.0.encoder.size"), None);
-        assert_eq!(folder.origin(&layered, "alignment.0.encoder.width"), "r/profiles/demo.yaml:3");
+        assert_eq!(value(&layered, "alignment.0.loss.type").as_deref(), Some("patches"));
+        assert_eq!(value(&layered, "alignment.0.loss.size"), None);
+        assert_eq!(folder.origin(&layered, "alignment.0.loss.width"), "r/profiles/demo.yaml:3");
         assert_eq!(folder.origin(&layered, "alignment.0.weight"), "r/a.yaml:2");
 
         let without = Folder::new(&[("r/a.yaml", "seed: 1\n"), profile]);
@@ -249,6 +272,31 @@ mod tests {
             Folder::new(&[("r/a.yaml", "alignment: [{}]\n"), ("r/profiles/demo.yaml", "alignment:\n  1: {a: 1}\n")]);
         let message = beyond.error(None, &[]);
         assert!(message.starts_with("r/profiles/demo.yaml:2: alignment.1: `alignment` has no item `1`"), "{message}");
+    }
+
+    #[test]
+    fn one_encoder_is_a_list_of_one_wherever_it_is_written() {
+        let hog = "alignment:\n  - encoders: [{type: hog}, {type: dino}]\n    weight: 1\n";
+        let dino = ("r/profiles/demo.yaml", "alignment:\n  0:\n    encoder:\n      type: vit\n      size: 3\n");
+        let folder = Folder::new(&[("r/a.yaml", hog), dino]);
+        let layered = folder.load(None, &[]);
+        assert_eq!(value(&layered, "alignment.0.encoders.0.size").as_deref(), Some("3"));
+        assert_eq!(value(&layered, "alignment.0.encoders.1.type"), None);
+        assert_eq!(folder.origin(&layered, "alignment.0.encoders.0.size"), "r/profiles/demo.yaml:5");
+        for sets in [
+            &["alignment.0.encoder={type: sift, size: 5}"][..],
+            &["alignment.0.encoder.type=sift", "alignment.0.encoder.size=5"],
+            &["alignment=[{encoder: {type: sift, size: 5}}]"],
+            &["alignment.0={encoder: {type: sift, size: 5}}"],
+        ] {
+            let layered = folder.load(None, sets);
+            assert_eq!(value(&layered, "alignment.0.encoders.0.type").as_deref(), Some("sift"), "{sets:?}");
+            assert_eq!(value(&layered, "alignment.0.encoders.0.size").as_deref(), Some("5"), "{sets:?}");
+            assert!(folder.origin(&layered, "alignment.0.encoders.0.size").starts_with("--set alignment"));
+        }
+        let both = Folder::new(&[("r/a.yaml", "alignment:\n  - encoders: []\n    encoder: {type: hog}\n")]);
+        let message = both.error(None, &[]);
+        assert!(message.starts_with("r/a.yaml:3: alignment.0.encoder: `encoder` is another spelling"), "{message}");
     }
 
     #[test]
@@ -343,6 +391,16 @@ mod tests {
         assert_eq!(message, "r/a.yaml: missing required key `backbone`");
         let message = folder.relative(&folder.load(None, &[]).extract::<Recipe>().unwrap_err().to_string());
         assert!(message.starts_with("r/base/b.yaml:1: a: unknown key `a`"), "{message}");
+    }
+
+    #[test]
+    fn a_section_of_the_command_line_is_a_name_or_yaml_and_its_errors_repeat_it() {
+        let typed = |text: &str| Layered::typed("--backbone", "backbone", text);
+        assert_eq!(typed("{depth: 3}").unwrap().extract::<Recipe>().unwrap().backbone.depth, 3);
+        assert_eq!(typed("sit").unwrap().leaves()[0].1, "sit");
+        let message = typed("{dpeth: 3}").unwrap().extract::<Recipe>().unwrap_err().to_string();
+        assert!(message.starts_with("--backbone {dpeth: 3}: backbone.dpeth: unknown key `dpeth`"), "{message}");
+        assert!(typed("{depth: 3").unwrap_err().to_string().starts_with("--backbone {depth: 3: "));
     }
 
     #[test]

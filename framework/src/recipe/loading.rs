@@ -8,6 +8,7 @@ use figment::value::{Dict, Tag, Value};
 use super::merge::{Clash, Part, merge, set};
 use super::origin::{Layer, Source};
 use super::program::{is_key, stands_alone};
+use super::singular::{spell_out, spelled_out};
 use super::text::{folder_of, read, shown};
 use super::yaml::{Fault, parse};
 
@@ -107,9 +108,9 @@ impl Loading {
         if let (Part::Profile, Value::Dict(_, section), true) = (part, &mut value, stands_alone(&self.root)) {
             section.retain(|key, _| is_key(key));
         }
-        let (layer, value) = Layer::new(value, source)?;
+        let (layer, mut value) = Layer::new(value, source)?;
         self.layers.push(layer);
-        let merged = merge(&mut self.root, value, "", part);
+        let merged = spell_out(&mut value, "").and_then(|()| merge(&mut self.root, value, "", part));
         merged.map_err(|clash| self.placed(clash))
     }
 
@@ -119,9 +120,10 @@ impl Loading {
             bail!("--set {typed}: expected `section.key=value`");
         };
         let value = parse(text).map_err(|fault| anyhow!("--set {typed}: {}", fault.message))?;
-        let (layer, value) = Layer::new(value, Source::Set(typed.to_string()))?;
+        let (layer, value) = Layer::new(value, Source::Typed(format!("--set {typed}")))?;
         self.layers.push(layer);
-        set(&mut self.root, key.trim(), value).map_err(|clash| self.placed(clash))
+        let done = spelled_out(key.trim(), value).and_then(|(key, value)| set(&mut self.root, &key, value));
+        done.map_err(|clash| self.placed(clash))
     }
 
     /// Gives what no layer gave.

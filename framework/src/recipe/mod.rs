@@ -8,6 +8,7 @@
 //!   (`alignment: {0: {encoder: ...}}`), and `--set alignment.0.encoder.type=...` reaches into one.
 //! * Top-level keys that start with `x-` are ignored: a place for anchors. `<<: *anchor` works.
 
+mod cache_section;
 mod check;
 mod complaint;
 mod deserialize;
@@ -15,6 +16,7 @@ mod keys;
 mod layers;
 mod loading;
 mod locate;
+mod log_section;
 mod merge;
 mod missing;
 mod origin;
@@ -24,16 +26,19 @@ mod program;
 mod resolved;
 mod schema;
 mod settings;
+mod singular;
 mod text;
 mod yaml;
 
+pub use cache_section::{CacheSection, FeatureStorage};
 pub use check::Check;
 pub use layers::Layered;
+pub use log_section::{LogSection, SpatialSection};
 pub use missing::Missing;
 pub use plan::Plan;
 pub use program::{Job, ProgramPlan, ProgramRecipe};
 pub use schema::{
-    AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, LogSection, Recipe, SampleSection,
+    AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, Recipe, SampleSection,
     ScheduleSection, ScheduleShape, TrainSection,
 };
 pub use settings::Settings;

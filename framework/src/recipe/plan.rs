@@ -76,7 +76,7 @@ impl Plan {
         DatasetContext { image_size: self.recipe.image_size, seed: self.recipe.seed }
     }
 
-    /// Hash of everything that decides the run's numbers: the recipe without logging, loader threads and the folder
+    /// Hash of everything that decides the run's numbers: the recipe without logging, loader threads, feature cache and the folder
     /// of published weights.
     ///
     /// Where the learning rate does not depend on the number of steps, neither does the hash: a run can be extended.
@@ -102,7 +102,7 @@ fn encoder_context(recipe: &Recipe, backbone_grid: PatchGrid) -> EncoderContext 
 
 pub(super) fn digest_of(mut recipe: serde_yaml::Value, train: &TrainSection) -> Result<String> {
     if let Some(map) = recipe.as_mapping_mut() {
-        for key in ["log", "loader", "weights_dir"] {
+        for key in ["log", "loader", "cache", "weights_dir"] {
             map.remove(key);
         }
         // A recipe from before there were programs keeps its digest.
@@ -171,6 +171,11 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
             }
             encoders.push(specs);
         });
+    }
+    if let Some(spatial) = &recipe.log.spatial {
+        for (i, tap) in spatial.taps.iter().enumerate() {
+            check.range(&format!("log.spatial.taps.{i}"), *tap, 1, backbone.depth);
+        }
     }
     Some(Sizes { latent, num_classes, condition, backbone, encoders, missing })
 }

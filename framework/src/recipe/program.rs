@@ -7,9 +7,10 @@ use figment::value::Value;
 use serde::{Deserialize, Serialize};
 
 use super::layers::Layered;
+use super::log_section::LogSection;
 use super::missing::Missing;
 use super::plan::{Plan, absent, digest_of, run_dir};
-use super::schema::{LoaderSection, LogSection, TrainSection, default_weights_dir, validate_device};
+use super::schema::{LoaderSection, TrainSection, default_weights_dir, validate_device};
 use crate::plugin::{DatasetConfig, DatasetContext, ProgramConfig};
 
 /// Keys of such a recipe. A profile's other sections describe diffusion models and are left out.
@@ -100,6 +101,7 @@ impl ProgramPlan {
                 );
             }
             check.within("log", |check| recipe.log.validate(check));
+            recipe.log.has_no_spatial(check);
             if recipe.log.classifier {
                 check.bad("log.classifier", "judges samples of a diffusion model, and this program draws none");
             }

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::cache_section::CacheSection;
 use super::check::Check;
+use super::log_section::LogSection;
 use crate::ops::DeviceChoice;
 use crate::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, ConditionerConfig, DatasetConfig, EncoderConfig,
@@ -32,6 +34,9 @@ pub struct Recipe {
     pub flip: f64,
     /// How batches are prepared.
     pub loader: LoaderSection,
+    /// Whether encoder features are kept after their first use.
+    #[serde(default)]
+    pub cache: CacheSection,
     /// From pictures to clean samples.
     pub autoencoder: Box<dyn AutoencoderConfig>,
     /// From labels or captions to conditions.
@@ -232,24 +237,6 @@ pub enum LabelSampling {
     Balanced,
 }
 
-/// What is written while training, and when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LogSection {
-    /// Steps between scalars.
-    pub every: u64,
-    /// Steps between previews; 0 draws one at the end only.
-    pub preview_every: u64,
-    /// Steps between checkpoints; 0 saves at the end only.
-    pub checkpoint_every: u64,
-    /// Checkpoints kept; older ones are deleted.
-    pub keep_checkpoints: usize,
-    /// Steps between histograms of weights; 0 writes none.
-    pub histogram_every: u64,
-    /// Whether a small classifier judges samples at the end; needs the data set `shapes`.
-    pub classifier: bool,
-}
-
 pub(super) fn default_weights_dir() -> PathBuf {
     PathBuf::from("pretrained_models")
 }
@@ -265,6 +252,7 @@ impl Recipe {
             check.range("num_workers", self.loader.num_workers, 0, 256);
             check.range("prefetch", self.loader.prefetch, 0, 1024);
         });
+        check.within("cache", |check| self.cache.validate(self.flip, check));
         check.within("autoencoder", |check| self.autoencoder.validate(check));
         check.within("conditioner", |check| self.conditioner.validate(check));
         check.within("backbone", |check| self.backbone.validate(check));
@@ -277,6 +265,7 @@ impl Recipe {
         check.within("log", |check| self.log.validate(check));
         if let Some(program) = &self.program {
             check.within("program", |check| program.validate(check));
+            self.log.has_no_spatial(check);
         }
     }
 }
@@ -284,13 +273,6 @@ impl Recipe {
 pub(super) fn validate_device(device: &str, check: &mut Check<'_>) {
     if let Err(problem) = DeviceChoice::parse(device) {
         check.bad("device", problem);
-    }
-}
-
-impl LogSection {
-    pub(super) fn validate(&self, check: &mut Check<'_>) {
-        check.range("every", self.every, 1, u64::MAX);
-        check.positive("keep_checkpoints", self.keep_checkpoints);
     }
 }
 

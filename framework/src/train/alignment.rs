@@ -63,20 +63,21 @@ impl Alignment {
 
     /// Normalized features by term and encoder; empty for a term that does not count at this step.
     ///
-    /// # Shapes
-    /// * `images`: `[batch, 3, height, width]`, RGB in 0..255, without graph
+    /// `features` makes those of term and encoder, by index, `[batch, tokens, channels]` without graph.
     ///
     /// # Errors
-    /// An encoder refuses the pictures.
-    pub fn targets(&self, images: &Tensor<4>, step: u64) -> Result<Vec<Vec<Tensor<3>>>> {
-        let features = |term: &Term| {
-            let encode = |encoder: &Slot<EncoderKind>| {
-                Ok(term.normalizer.normalize(encoder.encode(images.clone())?.tokens, self.grid))
-            };
+    /// Those of `features`.
+    pub fn targets(
+        &self,
+        step: u64,
+        features: impl Fn([usize; 2], &Slot<EncoderKind>) -> Result<Tensor<3>>,
+    ) -> Result<Vec<Vec<Tensor<3>>>> {
+        let of_term = |(i, term): (usize, &Term)| {
             let encoders = if term.is_active(step) { &term.encoders[..] } else { &[] };
-            encoders.iter().map(encode).collect::<Result<Vec<_>>>()
+            let of_encoder = |(k, encoder)| Ok(term.normalizer.normalize(features([i, k], encoder)?, self.grid));
+            encoders.iter().enumerate().map(of_encoder).collect::<Result<Vec<_>>>()
         };
-        self.terms.iter().map(features).collect()
+        self.terms.iter().enumerate().map(of_term).collect()
     }
 
     /// The weighted sum of all terms, and each term's raw loss.

@@ -1,17 +1,23 @@
 //! A plan's parts, built for a device.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::alignment::{Alignment, Term};
+use super::cache_choice::CacheChoice;
+use super::cached;
+use super::feature_cache::FeatureCache;
 use super::model::{TrainModel, build_conditioner};
 use crate::data::loader::Batch;
 use crate::erase::Slot;
 use crate::nn::ParamBuilder;
 use crate::ops::{self, DeviceChoice};
-use crate::plugin::{AutoencoderKind, Conditioner, ConditionerKind, Dataset, Objective, ObjectiveInput, Sampler};
+use crate::plugin::{
+    AutoencoderKind, Conditioner, ConditionerKind, Dataset, EncoderKind, Objective, ObjectiveInput, Sampler,
+};
 use crate::recipe::{AlignmentTerm, Plan};
 use crate::streams::Streams;
 
@@ -30,6 +36,8 @@ pub struct Assembly {
     pub objective: Box<dyn Objective>,
     /// What its tokens are aligned with.
     pub alignment: Alignment,
+    /// Features that are kept, by term and encoder; empty when encoders run at every step.
+    pub caches: Vec<Vec<FeatureCache>>,
     /// How samples are drawn.
     pub sampler: Box<dyn Sampler>,
     /// Further samplers of previews.
@@ -60,13 +68,18 @@ impl Assembly {
             terms: recipe.alignment.iter().map(|term| build_term(plan, term, &device)).collect::<Result<_>>()?,
             grid: plan.backbone.grid,
         };
+        let autoencoder = Slot::new(recipe.autoencoder.build(&recipe.weights_dir, &device).context("autoencoder")?);
+        if let Some(latents) = dataset.latents() {
+            cached::check(latents.info(), plan, &autoencoder).context("data")?;
+        }
         Ok(Self {
-            autoencoder: Slot::new(recipe.autoencoder.build(&recipe.weights_dir, &device).context("autoencoder")?),
+            autoencoder,
             conditioner: build_conditioner(plan, &ParamBuilder::new(&device, recipe.seed))?,
             objective: recipe.objective.build(),
             sampler: recipe.sample.sampler.build(),
             also: recipe.sample.also.iter().map(|sampler| sampler.build()).collect(),
             alignment,
+            caches: vec![],
             dataset,
             device,
         })
@@ -75,6 +88,36 @@ impl Assembly {
     /// The recipe's sampler, then its further ones.
     pub fn samplers(&self) -> impl Iterator<Item = &dyn Sampler> {
         std::iter::once(&*self.sampler).chain(self.also.iter().map(|sampler| &**sampler))
+    }
+
+    /// Keeps features from now on where the recipe says so; returns what the user should know.
+    ///
+    /// # Errors
+    /// As [`CacheChoice::open`].
+    pub fn keep_features(&mut self, plan: &Plan, run_dir: &Path) -> Result<Vec<String>> {
+        let choice = CacheChoice::new(plan, &*self.dataset);
+        let (caches, notes) = choice.open(plan, &*self.dataset, &self.device, run_dir)?;
+        self.caches = caches;
+        Ok(notes)
+    }
+
+    fn features(
+        &self,
+        [term, encoder_idx]: [usize; 2],
+        encoder: &Slot<EncoderKind>,
+        images: &Tensor<4>,
+        batch: &Batch,
+    ) -> Result<Tensor<3>> {
+        // Flat and back makes the values adjacent, as those of a cache are: sums over them go in the order of memory.
+        let encode = || {
+            let tokens = encoder.encode(images.clone())?.tokens;
+            let [batch, count, channels] = tokens.dims();
+            Ok(tokens.reshape([batch * count * channels]).reshape([batch, count, channels]))
+        };
+        match self.caches.get(term).and_then(|caches| caches.get(encoder_idx)) {
+            Some(cache) => cache.features(&batch.indices, &self.device, encode),
+            None => encode(),
+        }
     }
 
     /// From labels or captions to conditions: the model's own where it trains.
@@ -93,8 +136,12 @@ impl Assembly {
         let images = pixels(batch, &self.device)?;
         let training = self.device.clone().autodiff();
         let taps = self.alignment.taps(streams.step);
-        let targets = self.alignment.targets(&images, streams.step)?;
-        let x0 = Tensor::from_inner(self.autoencoder.encode(images, streams));
+        let targets = self.alignment.targets(streams.step, |at, encoder| self.features(at, encoder, &images, batch))?;
+        let x0 = match self.dataset.latents() {
+            Some(latents) => cached::samples(latents.info(), &self.autoencoder, batch, streams, &self.device)?,
+            None => self.autoencoder.encode(images, streams),
+        };
+        let x0 = Tensor::from_inner(x0);
         let draws = self.objective.draw(x0.dims(), streams, &training);
         let conditioner = self.conditioner(model);
         let condition = conditioner.condition(&batch.labels, &batch.captions, &training)?;

@@ -1,16 +1,19 @@
 //! The training of a diffusion model, as the run loop sees it.
 
+use std::path::Path;
+
 use anyhow::Result;
 use burn::tensor::Device;
 
 use super::ema::Ema;
 use super::run::{Frame, RunOptions, run_loop};
+use super::spatial_watch::SpatialWatch;
 use super::trainable::{Preview, ReadTensors, Trainable, WriteTensors};
 use super::trainer::{StepStats, Trainer};
 use crate::checkpoint::State;
 use crate::log::{EventSink, image_grid, magnify};
 use crate::ops::{self, JvpMethod};
-use crate::recipe::{EmaSection, Layered, Plan};
+use crate::recipe::{EmaSection, Layered, Plan, SpatialSection};
 use crate::sample::{Sampling, draw_pictures};
 use crate::weights::{StateDict, load_state_dict, state_dict};
 
@@ -24,7 +27,7 @@ const PREVIEW_SIDE: usize = 64; // pixels of the smallest picture that a person 
 /// The data, the device or the disk fails, or another program trains in the folder. What was trained until then is
 /// saved where that is possible; checkpoints that are there stay.
 pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut dyn EventSink) -> Result<Trainer> {
-    let mut diffusion = Diffusion { trainer: Trainer::new(plan)?, plan };
+    let mut diffusion = Diffusion { trainer: Trainer::new(plan)?, plan, spatial: None };
     let frame = Frame::of_diffusion(plan, layered)?;
     run_loop(&frame, &mut diffusion, options, sink)?;
     Ok(diffusion.trainer)
@@ -33,11 +36,21 @@ pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut d
 struct Diffusion<'a> {
     plan: &'a Plan,
     trainer: Trainer,
+    /// Made when it is first needed.
+    spatial: Option<SpatialWatch>,
 }
 
 impl Trainable for Diffusion<'_> {
     fn steps_done(&self) -> u64 {
         self.trainer.step
+    }
+
+    fn prepare(&mut self, run_dir: &Path) -> Result<Vec<String>> {
+        self.trainer.assembly.keep_features(self.plan, run_dir)
+    }
+
+    fn notices(&self) -> Vec<String> {
+        self.trainer.assembly.caches.iter().flatten().flat_map(|cache| cache.problems()).collect()
     }
 
     fn advance(&mut self) -> Result<StepStats> {
@@ -96,6 +109,17 @@ impl Trainable for Diffusion<'_> {
             previews.push(Preview { tag: format!("sample/{}{suffix}", section.weights), rgb, width, height });
         }
         Ok(previews)
+    }
+
+    fn watch(&mut self, is_last: bool) -> Result<Vec<(String, f64)>> {
+        let section = self.plan.recipe.log.spatial.as_ref();
+        let is_due = |section: &&SpatialSection| is_last || self.trainer.step.is_multiple_of(section.every);
+        let Some(section) = section.filter(is_due) else { return Ok(vec![]) };
+        let watch = match self.spatial.take() {
+            Some(watch) => watch,
+            None => SpatialWatch::new(section, self.plan, &self.trainer.assembly)?,
+        };
+        self.spatial.insert(watch).measure(self.plan, &self.trainer)
     }
 
     fn weights(&self) -> StateDict {

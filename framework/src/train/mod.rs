@@ -4,23 +4,31 @@
 
 mod alignment;
 mod assembly;
+mod cache_choice;
+mod cached;
 mod diffusion;
 mod ema;
+mod feature_cache;
+mod feature_file;
 mod flat;
 mod model;
 mod optimizer;
 mod program;
 mod run;
 mod schedule;
+mod spatial_watch;
 mod trainable;
 mod trainer;
 
 pub use alignment::{Alignment, AlignmentLosses, Term};
 pub use assembly::{Assembly, pixels};
+pub use cache_choice::CacheChoice;
 pub use diffusion::run;
 pub use ema::Ema;
+pub use feature_cache::{FeatureCache, Store};
 pub(crate) use flat::{flat_gradients, flat_parameters, with_flat};
-pub use model::{TrainModel, build_model, conditioner_of};
+pub(crate) use model::build_conditioner;
+pub use model::{TrainModel, build_model};
 pub(crate) use optimizer::fresh_moments;
 pub use optimizer::{Gradients, Optimizer, OptimizerSettings};
 pub use program::ProgramRun;

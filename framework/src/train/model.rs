@@ -49,19 +49,8 @@ pub fn build_model(plan: &Plan, device: &Device) -> Result<TrainModel> {
     Ok(TrainModel { backbone: Slot::new(backbone), projectors, conditioner })
 }
 
-/// The conditioner that goes with a model: the model's own where it trains, else the recipe's on this device.
-///
-/// # Errors
-/// Published weights are missing or do not fit.
-pub fn conditioner_of(plan: &Plan, model: &TrainModel, device: &Device) -> Result<Slot<ConditionerKind>> {
-    match &model.conditioner {
-        Some(trained) => Ok(trained.clone()),
-        None => build_conditioner(plan, &ParamBuilder::new(device, plan.recipe.seed)),
-    }
-}
-
 /// The recipe's conditioner on the device of `params`.
-pub(super) fn build_conditioner(plan: &Plan, params: &ParamBuilder) -> Result<Slot<ConditionerKind>> {
+pub(crate) fn build_conditioner(plan: &Plan, params: &ParamBuilder) -> Result<Slot<ConditionerKind>> {
     let params = params.child("conditioner");
     let conditioner = plan.recipe.conditioner.build(&plan.conditioner_context(), &params);
     Ok(Slot::new(conditioner.context("conditioner")?))

@@ -38,7 +38,7 @@ pub struct Frame<'a> {
     /// Steps, batch and rate.
     pub train: &'a TrainSection,
     /// What is written, and when.
-    pub log: LogSection,
+    pub log: &'a LogSection,
     /// The recipe with the origin of its values.
     pub layered: &'a Layered,
 }
@@ -50,7 +50,7 @@ impl<'a> Frame<'a> {
     /// A plugin's config cannot be written as YAML.
     pub fn of_diffusion(plan: &'a Plan, layered: &'a Layered) -> Result<Self> {
         let (Plan { recipe, recipe_name, profile_name, .. }, digest) = (plan, plan.digest()?);
-        let (seed, train, log) = (recipe.seed, &recipe.train, recipe.log);
+        let (seed, train, log) = (recipe.seed, &recipe.train, &recipe.log);
         Ok(Self { recipe_name, profile_name, digest, seed, train, log, layered })
     }
 
@@ -60,7 +60,7 @@ impl<'a> Frame<'a> {
     /// A plugin's config cannot be written as YAML.
     pub fn of_program(plan: &'a ProgramPlan, layered: &'a Layered) -> Result<Self> {
         let (ProgramPlan { recipe, recipe_name, profile_name, .. }, digest) = (plan, plan.digest()?);
-        let (seed, train, log) = (recipe.seed, &recipe.train, recipe.log);
+        let (seed, train, log) = (recipe.seed, &recipe.train, &recipe.log);
         Ok(Self { recipe_name, profile_name, digest, seed, train, log, layered })
     }
 }
@@ -80,6 +80,9 @@ pub fn run_loop(
     let run_dir = options.run_dir.as_path();
     fs::create_dir_all(run_dir).with_context(|| format!("cannot make the run folder `{}`", run_dir.display()))?;
     let _lock = lock(run_dir)?;
+    for notice in trained.prepare(run_dir)? {
+        sink.event(&Event::Warning(notice));
+    }
     let resumed_from = resume(trained, frame, run_dir, sink)?;
     describe(frame, trained.about(), run_dir)?;
     let mut log = RunLog::open(run_dir, Some(trained.steps_done()))?;
@@ -121,6 +124,9 @@ impl Session<'_> {
                 Ok(stats) => stats,
                 Err(problem) => return Err(self.rescue(trained, unread, problem)),
             };
+            for notice in trained.notices() {
+                self.sink.event(&Event::Warning(notice));
+            }
             let (step, is_last) = (trained.steps_done(), trained.steps_done() == self.total_steps);
             // Read once a round: a stop that comes later is the next round's, which saves before it ends.
             let is_stopping = stop.load(Ordering::Relaxed);
@@ -132,6 +138,14 @@ impl Session<'_> {
                 unread = None;
             } else {
                 unread = Some(stats);
+            }
+            match trained.watch(is_last) {
+                Ok(measured) if measured.is_empty() => {}
+                Ok(measured) => {
+                    self.log.scalars(step, &measured);
+                    self.mark = (Instant::now(), step);
+                }
+                Err(problem) => self.warn(&problem.context("log.spatial")),
             }
             if is_due(step, when.histogram_every) {
                 self.histograms(trained);

@@ -1,5 +1,7 @@
 //! What the run loop asks of whatever it trains.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use super::trainer::StepStats;
@@ -16,11 +18,24 @@ pub trait Trainable {
     /// Optimizer steps done.
     fn steps_done(&self) -> u64;
 
+    /// Takes hold of what it keeps in the run folder, before the first step; returns what the user should know.
+    ///
+    /// # Errors
+    /// The disk refuses.
+    fn prepare(&mut self, _run_dir: &Path) -> Result<Vec<String>> {
+        Ok(vec![])
+    }
+
     /// Does one more.
     ///
     /// # Errors
     /// Data cannot be read, or the tensor library fails.
     fn advance(&mut self) -> Result<StepStats>;
+
+    /// What the user should know since the last call.
+    fn notices(&self) -> Vec<String> {
+        vec![]
+    }
 
     /// Whether an update failed half-way, so that weights and moments are of no step.
     fn is_torn(&self) -> bool;
@@ -48,6 +63,14 @@ pub trait Trainable {
     /// # Errors
     /// Data cannot be read, or the tensor library fails.
     fn measures(&mut self) -> Result<Vec<(String, f64)>> {
+        Ok(vec![])
+    }
+
+    /// What is measured by a schedule of its own, by tag; asked after every step, and empty where nothing is due.
+    ///
+    /// # Errors
+    /// Data cannot be read, or the tensor library fails.
+    fn watch(&mut self, _is_last: bool) -> Result<Vec<(String, f64)>> {
         Ok(vec![])
     }
 

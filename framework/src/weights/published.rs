@@ -50,8 +50,11 @@ pub struct PublishedWeights {
     /// SHA-256 of the file in hexadecimal digits, where it is known.
     pub sha256: Option<&'static str>,
     /// Layout and parameters of the network that reads it, for `weights verify`; makes no values.
-    pub expects: Option<fn() -> Result<(KeyMap, Vec<ParamInfo>)>>,
+    pub expects: Option<fn() -> Result<Expectation>>,
 }
+
+/// Layout and parameters of a network.
+pub type Expectation = (KeyMap, Vec<ParamInfo>);
 
 /// Where a file comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail, ensure};
 use realign::data::FileTree;
 use realign::data::crop::adm_center_crop;
-use realign::data::image::{PICTURE_EXTENSIONS, RgbImage, decode, is_picture_name};
+use realign::data::files::{PICTURE_ENDINGS, is_picture};
+use realign::data::image::{RgbImage, decode};
 use realign::plugin::dataset::{Dataset, DatasetConfig, DatasetContext, Example};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -85,7 +86,7 @@ impl ImageFolder {
             let before = pictures.len();
             pictures.extend(
                 below(files.names(), &inside)
-                    .filter(|&file| is_picture_name(&files.names()[file]))
+                    .filter(|&file| is_picture(&files.names()[file]))
                     .map(|file| Picture { file, label }),
             );
             if pictures.len() > before {
@@ -96,7 +97,7 @@ impl ImageFolder {
             bail!(
                 "no pictures in `{}`; expected `<class>/<picture>` with one of the extensions {}, or the key `split`",
                 files.place(prefix.trim_end_matches('/')),
-                PICTURE_EXTENSIONS.join(", ")
+                PICTURE_ENDINGS.join(", ")
             );
         }
         read_class_names(&files, &mut classes)?;
@@ -133,6 +134,10 @@ impl ImageFolder {
 }
 
 impl Dataset for ImageFolder {
+    fn digest(&self) -> Option<String> {
+        self.files.digest()
+    }
+
     fn len(&self) -> usize {
         self.pictures.len()
     }

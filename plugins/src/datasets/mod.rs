@@ -2,4 +2,6 @@
 
 pub mod captioned;
 pub mod image_folder;
+pub mod latent_cache;
+pub mod repa_latents;
 pub mod shapes;

@@ -17,7 +17,6 @@ use realign::plugin::{
 };
 use realign::recipe::{Check, Settings};
 use realign::streams::Streams;
-use realign::train::conditioner_of;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +86,7 @@ impl EncoderConfig for CheckpointConfig {
         let (plan, recipe) = (&trained.plan, &trained.plan.recipe);
         let checkpoint = trained.checkpoint(self.step)?;
         let model = trained.model(&checkpoint, self.weights.as_deref().unwrap_or(&recipe.sample.weights), device)?;
+        let null = trained.null_condition(&model, device)?;
         let objective = recipe.objective.build();
         let is_from_noise = recipe.objective.dynamics().contains(&Dynamics::VelocityFromNoise);
         let point = objective.path().at(self.time);
@@ -96,9 +96,9 @@ impl EncoderConfig for CheckpointConfig {
             [1, channels, height, width],
         );
         Ok(Box::new(TrainedTokens {
-            null: conditioner_of(plan, &model, device)?.null(1, device),
             backbone: model.backbone,
             autoencoder: Slot::new(recipe.autoencoder.build(&ctx.weights_dir, device).context("autoencoder")?),
+            null,
             noise: objective.start(Tensor::from_data(noise, device)) * point.sigma,
             share: point.alpha,
             time: if is_from_noise { 1.0 - self.time } else { self.time },

@@ -3,6 +3,8 @@
 //! Source: Dalal and Triggs, 2005; scikit-image `feature.hog` with L2-Hys blocks, in f32. Orientations are without
 //! sign and binned without interpolation.
 
+use super::resized_planes::{Tap, join_planes, taps};
+
 const BLOCK_EPS: f32 = 1e-5; // scikit-image's, inside the root as a square
 const TOKEN_EPS: f32 = 1e-12;
 const CLIP: f32 = 0.2; // the "Hys" of L2-Hys
@@ -125,31 +127,6 @@ fn squared_length(values: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
-/// The two values that a resized one lies between.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Tap {
-    low: usize,
-    high: usize,
-    share: f32,
-}
-
-impl Tap {
-    fn mix(&self, low: f32, high: f32) -> f32 {
-        low * (1.0 - self.share) + high * self.share
-    }
-}
-
-/// Bilinear resize of `from` values to `to`: half-pixel centers, edges repeated, no anti-aliasing.
-fn taps(from: usize, to: usize) -> Vec<Tap> {
-    let scale = from as f32 / to as f32;
-    let tap = |i: usize| {
-        let at = ((i as f32 + 0.5) * scale - 0.5).max(0.0);
-        let low = (at as usize).min(from.saturating_sub(1));
-        Tap { low, high: (low + 1).min(from.saturating_sub(1)), share: at - low as f32 }
-    };
-    (0..to).map(tap).collect()
-}
-
 fn needed(taps: &[Tap]) -> Vec<usize> {
     let mut needed: Vec<usize> = taps.iter().flat_map(|tap| [tap.low, tap.high]).collect();
     needed.sort_unstable();
@@ -163,22 +140,9 @@ fn needed(taps: &[Tap]) -> Vec<usize> {
 /// * `planes`: `[3, height, width]`, RGB in 0..255; result: `[size, size]`
 pub fn gray(planes: &[f32], height: usize, width: usize, size: usize) -> Vec<f32> {
     const WEIGHTS: [f32; 3] = [0.2126, 0.7152, 0.0722];
-    let (rows, columns) = (taps(height, size), taps(width, size));
-    let mut gray = vec![0.0; size * size];
-    for (plane, weight) in planes.chunks_exact(height * width).zip(WEIGHTS) {
-        for (row, line) in rows.iter().zip(gray.chunks_exact_mut(size)) {
-            let (low, high) = (&plane[row.low * width..][..width], &plane[row.high * width..][..width]);
-            for (column, value) in columns.iter().zip(line) {
-                let pixel = row.mix(
-                    column.mix(low[column.low], low[column.high]),
-                    column.mix(high[column.low], high[column.high]),
-                );
-                *value += weight * pixel.clamp(0.0, 255.0);
-            }
-        }
-    }
-    gray.iter_mut().for_each(|value| *value /= 255.0);
-    gray
+    join_planes(planes, [height, width], size, |color| {
+        color.iter().zip(WEIGHTS).map(|(value, weight)| weight * value.clamp(0.0, 255.0)).sum::<f32>() / 255.0
+    })
 }
 
 #[cfg(test)]
@@ -222,16 +186,6 @@ mod tests {
         let length = |column: usize| squared_length(&found[(2 * 7 + column) * HOG.channels()..][..HOG.channels()]);
         // A mixture of blocks of unit length is shorter than they are.
         assert!(length(0) > 0.5 && length(6) == 0.0, "{} {}", length(0), length(6));
-    }
-
-    #[test]
-    fn resizing_interpolates_between_half_pixel_centers() {
-        assert_eq!(taps(4, 2), [Tap { low: 0, high: 1, share: 0.5 }, Tap { low: 2, high: 3, share: 0.5 }]);
-        assert_eq!(
-            taps(5, 5).iter().map(|tap| (tap.low, tap.share)).collect::<Vec<_>>(),
-            [0, 1, 2, 3, 4].map(|i| (i, 0.0))
-        );
-        assert!(taps(1, 3).iter().all(|tap| (tap.low, tap.high) == (0, 0)));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `realign bench`: our training step beside PyTorch's, alternately, in one run.
 
+mod encoder;
 mod network;
 mod ours;
 mod torch;
@@ -31,6 +32,8 @@ enum What {
     Step(StepArgs),
     /// A hundred steps here and in PyTorch, from the same weights, batches and noise
     Trajectory(Trajectory),
+    /// Features of DINOv2-B here and in PyTorch, from pictures of 256 pixels
+    Encoder(encoder::EncoderArgs),
 }
 
 #[derive(Debug, Args)]
@@ -147,6 +150,7 @@ impl Bench {
         match &self.what {
             What::Step(args) => args.sizes.iter().try_for_each(|size| args.time(*size, out))?,
             What::Trajectory(trajectory) => trajectory.run(out)?,
+            What::Encoder(encoder) => encoder.run(out)?,
         }
         Ok(ExitCode::SUCCESS)
     }

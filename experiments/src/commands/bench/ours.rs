@@ -114,7 +114,7 @@ impl OurStep {
 }
 
 /// Peak resident memory of this process, where the system tells.
-fn peak_bytes() -> f64 {
+pub fn peak_bytes() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<f64>().ok());

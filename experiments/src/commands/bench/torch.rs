@@ -32,12 +32,20 @@ impl TorchStep {
     pub fn start(python: &str, sizes: &Sizes, is_compiled: bool) -> Result<Self> {
         let mut sizes = serde_json::to_value(sizes).context("sizes")?;
         sizes["compile"] = is_compiled.into();
+        Self::start_script(python, SCRIPT, &sizes)
+    }
+
+    /// Starts `python` with another script that speaks the same way.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_script(python: &str, text: &str, settings: &Value) -> Result<Self> {
         let mut script = tempfile::Builder::new().suffix(".py").tempfile().context("cannot write the script")?;
-        script.write_all(SCRIPT.as_bytes()).context("cannot write the script")?;
+        script.write_all(text.as_bytes()).context("cannot write the script")?;
         let script = script.into_temp_path();
         let mut child = Command::new(python)
             .arg(&script)
-            .arg(sizes.to_string())
+            .arg(settings.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use realign::files::aside;
 use realign::weights::TensorFile;
 
-use super::verify::sha256;
+use realign::files::sha256;
 
 /// Gets `url` to `path`; `token` is sent to the hub for gated files.
 ///

@@ -1,14 +1,14 @@
 //! Whether a file of published weights is whole, and fits the network that reads it.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use realign::files::sha256;
 use realign::weights::{PublishedWeights, TensorFile};
-use sha2::{Digest, Sha256};
 
 /// Reports on the file that is expected for `weights`.
 ///
@@ -52,20 +52,4 @@ pub fn verify(weights: &PublishedWeights, weights_dir: &Path, out: &mut dyn Writ
         None => writeln!(out, "network  `import --layout {}` checks names and shapes with a recipe", weights.layout)?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// SHA-256 of a file in hexadecimal digits.
-///
-/// # Errors
-/// The file cannot be read.
-pub fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0u8; 1 << 16]);
-    loop {
-        let count = file.read(&mut buffer).with_context(|| format!("cannot read `{}`", path.display()))?;
-        if count == 0 {
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-        hash.update(&buffer[..count]);
-    }
 }

@@ -49,9 +49,9 @@ impl Default for Shape {
 }
 
 impl Folder {
-    /// Sizes, weights and tokenizer.
-    pub fn needed(&self) -> [PathBuf; 3] {
-        [self.path.join("config.json"), self.weights(), self.path.join(self.tokenizer_files()[0])]
+    /// The files that a run reads.
+    pub fn needed(&self) -> Vec<PathBuf> {
+        vec![self.path.join("config.json"), self.weights(), self.path.join(self.tokenizer_files()[0])]
     }
 
     fn weights(&self) -> PathBuf {
@@ -145,11 +145,11 @@ fn from_vocabulary(vocab: &[u8], merges: &[u8]) -> Result<Vec<u8>> {
         };
         vocab[token].as_u64().map(entry)
     };
-    let special: Vec<Value> = [BEGIN, END].into_iter().filter_map(special).collect();
     let words = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+    let added: Vec<_> = [BEGIN, END].into_iter().filter_map(special).collect();
     let tokenizer = json!({
         "version": "1.0",
-        "added_tokens": special,
+        "added_tokens": added,
         "normalizer": { "type": "Sequence", "normalizers": [
             { "type": "NFC" },
             { "type": "Replace", "pattern": { "Regex": r"\s+" }, "content": " " },

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use realign::data::FileTree;
 use realign::data::crop::adm_center_crop;
-use realign::data::image::{decode, is_picture_name};
+use realign::data::files::is_picture;
+use realign::data::image::decode;
 use realign::plugin::dataset::{Dataset, Example};
 
 /// Captions by the name of their picture's file.
@@ -36,7 +37,7 @@ impl Pictures {
     pub fn open(path: &Path, captions: Captions, source: &Path, skips_uncaptioned: bool, size: usize) -> Result<Self> {
         ensure!(size > 0, "image size is `0`; it must be at least 1");
         let files = FileTree::open(path)?;
-        let is_picture: Vec<bool> = files.names().iter().map(|name| is_picture_name(name)).collect();
+        let is_picture: Vec<bool> = files.names().iter().map(|name| is_picture(name)).collect();
         let names = Names::new(files.names(), &is_picture);
         let (mut examples, mut lost) = (BTreeMap::<usize, Vec<String>>::new(), vec![]);
         for (name, captions) in captions {

@@ -132,6 +132,11 @@ impl Dataset for Shapes {
         class_name(label)
     }
 
+    fn digest(&self) -> Option<String> {
+        let Self { num_examples, shown, pairs, size, seed } = self;
+        Some(format!("{num_examples} examples of seed {seed} and {size} pixels, classes {shown:?}, pairs {pairs}"))
+    }
+
     /// Large ones for the first of each class, then small ones, and so on.
     fn prompt(&self, idx: u64, label: usize) -> Option<String> {
         let size = if (idx / NUM_CLASSES as u64).is_multiple_of(2) { "large" } else { "small" };
