@@ -18,6 +18,7 @@ use realign::nn::ParamBuilder;
 use realign::plugin::encoder::WeightFile;
 use realign::plugin::{Condition, ConditionSpec, Conditioner, ConditionerConfig, ConditionerContext};
 use realign::recipe::Check;
+use realign::weights::{PublishedWeights, WeightSource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +26,37 @@ use files::Folder;
 use network::TextTransformer;
 use tokens::ClipTokenizer;
 
-const PUBLISHED: &str = "clip-vit-large-patch14";
+const PUBLISHED: &str = "clip-vit-large-patch14"; // folder of the files below
+
+static WEIGHTS: PublishedWeights = PublishedWeights {
+    name: "clip-vit-large-patch14",
+    file: "clip-vit-large-patch14/model.safetensors",
+    source: WeightSource::Hub { repo: "openai/clip-vit-large-patch14", file: "model.safetensors" },
+    layout: "Hugging Face",
+    license: "MIT",
+    gated: false,
+    num_bytes: None,
+    sha256: None,
+    expects: None,
+};
+
+static SIZES: PublishedWeights = PublishedWeights {
+    name: "clip-vit-large-patch14-config",
+    file: "clip-vit-large-patch14/config.json",
+    source: WeightSource::Hub { repo: "openai/clip-vit-large-patch14", file: "config.json" },
+    layout: "JSON",
+    ..WEIGHTS
+};
+
+static TOKENIZER: PublishedWeights = PublishedWeights {
+    name: "clip-vit-large-patch14-tokenizer",
+    file: "clip-vit-large-patch14/tokenizer.json",
+    source: WeightSource::Hub { repo: "openai/clip-vit-large-patch14", file: "tokenizer.json" },
+    layout: "JSON",
+    ..WEIGHTS
+};
+
+realign::publish_weights!(WEIGHTS, SIZES, TOKENIZER);
 
 /// `clip_text`: features of CLIP's text encoder, which stays as it is; by default that of ViT-L/14.
 ///
@@ -92,12 +123,12 @@ impl ConditionerConfig for ClipTextConfig {
     }
 
     fn weights(&self, weights_dir: &Path) -> Vec<WeightFile> {
-        let folder = self.folder(weights_dir);
-        let command = format!(
-            "huggingface-cli download openai/{PUBLISHED} config.json model.safetensors tokenizer.json --local-dir {}",
-            folder.path.display()
-        );
-        folder.needed().into_iter().map(|path| WeightFile { path, command: command.clone() }).collect()
+        let needed = self.folder(weights_dir).needed();
+        [&SIZES, &WEIGHTS, &TOKENIZER]
+            .iter()
+            .zip(needed)
+            .map(|(file, path)| file.file_at(Some(&path), weights_dir))
+            .collect()
     }
 
     fn build(&self, ctx: &ConditionerContext, params: &ParamBuilder) -> Result<Box<dyn Conditioner>> {
