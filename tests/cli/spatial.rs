@@ -49,7 +49,8 @@ fn spatial_normalization_takes_an_overlay_away() {
 fn metrics_of_a_zip_go_to_files_that_correlate_reads() {
     let desk = Desk::new();
     desk.write("pictures.zip", crate::pictures::picture_zip());
-    let encoders = ["--encoder", "hog", "--encoder", OVERLAY, "--encoder", "weak={type: offset, encoder: {type: hog}, scale: 1}"];
+    let encoders =
+        ["--encoder", "hog", "--encoder", OVERLAY, "--encoder", "weak={type: offset, encoder: {type: hog}, scale: 1}"];
     let files = ["--images", "pictures.zip", "--image-size", "32", "--csv", "m.csv", "--json", "m.json"];
     let answer = desk.run(&[&["metrics"], &encoders[..], &files[..]].concat());
     answer.assert_done();
@@ -83,10 +84,18 @@ fn masks_belong_to_pictures_by_name_and_unfit_ones_are_left_out() {
     let args = ["metrics", "--encoder", "hog", "--image-size", "64", "--images", "pictures", "--masks", "masks"];
     let answer = desk.run(&args);
     answer.assert_done();
-    assert!(answer.out.contains("2 pictures with object masks; 1 left out") && answer.out.contains("srss"), "{}", answer.out);
+    assert!(
+        answer.out.contains("2 pictures with object masks; 1 left out") && answer.out.contains("srss"),
+        "{}",
+        answer.out
+    );
     fs::create_dir(desk.path("other")).unwrap();
     fs::rename(desk.path("masks/a.png"), desk.path("other/z.png")).unwrap();
-    desk.run(&[&args[..8], &["other"]].concat()).assert_refused(&["no mask has the name of a picture", "z.png", "a.png"]);
+    desk.run(&[&args[..8], &["other"]].concat()).assert_refused(&[
+        "no mask has the name of a picture",
+        "z.png",
+        "a.png",
+    ]);
 }
 
 #[test]
@@ -113,7 +122,8 @@ fn a_run_is_watched_while_it_trains_and_looked_into_after() {
     for tag in ["lds_block2", "srss_block1", "lds_encoder", "lds_target", "srss_target"] {
         assert!(watched.iter().all(|line| line[&format!("spatial/{tag}")].is_f64()), "{tag}: {text}");
     }
-    let events = || fs::read_dir(desk.path("a")).unwrap().filter(|f| is_event(&f.as_ref().unwrap().file_name())).count();
+    let events =
+        || fs::read_dir(desk.path("a")).unwrap().filter(|f| is_event(&f.as_ref().unwrap().file_name())).count();
     let before = events();
     let answer = desk.run(&["viz", "--run", "a", "--images", "shapes", "--num", "2", "--tap", "1", "--tap", "2"]);
     answer.assert_done();

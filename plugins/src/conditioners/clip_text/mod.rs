@@ -18,7 +18,7 @@ use realign::nn::ParamBuilder;
 use realign::plugin::encoder::WeightFile;
 use realign::plugin::{Condition, ConditionSpec, Conditioner, ConditionerConfig, ConditionerContext};
 use realign::recipe::Check;
-use realign::weights::{PublishedWeights, WeightSource};
+use realign::weights::PublishedWeights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,35 +28,20 @@ use tokens::ClipTokenizer;
 
 const PUBLISHED: &str = "clip-vit-large-patch14"; // folder of the files below
 
-static WEIGHTS: PublishedWeights = PublishedWeights {
-    name: "clip-vit-large-patch14",
-    file: "clip-vit-large-patch14/model.safetensors",
-    source: WeightSource::Hub { repo: "openai/clip-vit-large-patch14", file: "model.safetensors" },
-    layout: "Hugging Face",
-    license: "MIT",
-    gated: false,
-    num_bytes: None,
-    sha256: None,
-    expects: None,
-};
+/// Sizes, weights and tokenizer, in the order of [`Folder::needed`].
+fn published() -> Vec<PublishedWeights> {
+    let file = |name: &str, file: &str, layout: &str| {
+        let url = format!("https://huggingface.co/openai/{PUBLISHED}/resolve/main/{file}");
+        PublishedWeights::new(name, &format!("{PUBLISHED}/{file}"), &url, layout, "MIT")
+    };
+    vec![
+        file("clip-vit-large-patch14-config", "config.json", "JSON"),
+        file("clip-vit-large-patch14", "model.safetensors", "Hugging Face"),
+        file("clip-vit-large-patch14-tokenizer", "tokenizer.json", "JSON"),
+    ]
+}
 
-static SIZES: PublishedWeights = PublishedWeights {
-    name: "clip-vit-large-patch14-config",
-    file: "clip-vit-large-patch14/config.json",
-    source: WeightSource::Hub { repo: "openai/clip-vit-large-patch14", file: "config.json" },
-    layout: "JSON",
-    ..WEIGHTS
-};
-
-static TOKENIZER: PublishedWeights = PublishedWeights {
-    name: "clip-vit-large-patch14-tokenizer",
-    file: "clip-vit-large-patch14/tokenizer.json",
-    source: WeightSource::Hub { repo: "openai/clip-vit-large-patch14", file: "tokenizer.json" },
-    layout: "JSON",
-    ..WEIGHTS
-};
-
-realign::publish_weights!(WEIGHTS, SIZES, TOKENIZER);
+realign::publish_weights!(published);
 
 /// `clip_text`: features of CLIP's text encoder, which stays as it is; by default that of ViT-L/14.
 ///
@@ -124,11 +109,7 @@ impl ConditionerConfig for ClipTextConfig {
 
     fn weights(&self, weights_dir: &Path) -> Vec<WeightFile> {
         let needed = self.folder(weights_dir).needed();
-        [&SIZES, &WEIGHTS, &TOKENIZER]
-            .iter()
-            .zip(needed)
-            .map(|(file, path)| file.file_at(Some(&path), weights_dir))
-            .collect()
+        published().iter().zip(needed).map(|(file, path)| file.file_at(Some(&path), weights_dir)).collect()
     }
 
     fn build(&self, ctx: &ConditionerContext, params: &ParamBuilder) -> Result<Box<dyn Conditioner>> {
