@@ -13,6 +13,7 @@ pub mod nn;
 pub mod ops;
 pub mod plugin;
 pub mod recipe;
+pub mod reconstruction;
 pub mod registry;
 pub mod sample;
 pub mod streams;

@@ -4,10 +4,11 @@ use super::case::{Case, count};
 use super::compare::Comparison;
 use anyhow::{Context, Result, ensure};
 use realign::burn::tensor::{Device, Tensor};
-use realign::data::latents::normalized_posterior_sample;
+use realign::data::latents::{LatentNorm, sample_moments};
 use realign::data::{RgbImage, adm_center_crop};
 use realign::plugin::{EncoderConfig, EncoderContext, NormalizerConfig, PatchGrid};
 use realign::sample::{Quantization, quantize};
+use realign::weights::to_host;
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -28,8 +29,9 @@ pub fn data_preprocess(case: &Case, device: &Device, found: &mut Comparison) -> 
     }
     if case.has("out.z") {
         let input = |name: &str| case.tensor(name, device);
-        let z =
-            normalized_posterior_sample(input("in.moments")?, input("in.eps")?, input("in.scale")?, input("in.bias")?);
+        let values = |name: &str| case.tensor::<4>(name, device).map(to_host);
+        let norm = LatentNorm::new(values("in.scale")?, values("in.bias")?)?;
+        let z = norm.normalize(sample_moments(input("in.moments")?, input("in.eps")?));
         found.forward(case, "out.z", z)?;
     }
     Ok(())

@@ -12,6 +12,8 @@ mod samplers;
 mod sit;
 mod sit_parts;
 mod train_steps;
+mod vae;
+mod vae_losses;
 
 use anyhow::{Result, bail};
 use case::{Case, files, stem};
@@ -26,14 +28,16 @@ use std::path::{Path, PathBuf};
 type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
-const FAMILIES: [(&str, Runner); 7] = [
+const FAMILIES: [(&str, Runner); 9] = [
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_hog", inputs::encoder_hog),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
+    ("repa_e_loss_functions", vae_losses::loss_functions),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),
     ("spatial_norm", inputs::spatial_norm),
+    ("vae_", vae::vae),
 ];
 
 fn family(name: &str) -> Option<Runner> {

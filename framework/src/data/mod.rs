@@ -3,6 +3,7 @@
 pub mod crop;
 pub mod files;
 pub mod image;
+pub mod latent_cache;
 pub mod latents;
 pub mod loader;
 pub mod order;

@@ -16,6 +16,13 @@ pub enum Init {
     Ones,
     /// Normal with mean zero and this deviation.
     Normal(f64),
+    /// Normal with this mean and deviation.
+    NormalAround {
+        /// Mean.
+        mean: f64,
+        /// Deviation.
+        deviation: f64,
+    },
     /// Uniform in ±bound.
     Uniform(f64),
     /// Uniform in ±√(6 / (fan_in + fan_out)), the fans those of the `[shape[0], rest]` matrix (Glorot and Bengio, 2010).
@@ -89,13 +96,15 @@ fn draw(shape: &[usize], init: Init, streams: &Streams, path: &str) -> Vec<f32> 
         let mut stream = streams.stream(path);
         (0..count).map(|_| ((stream.random::<f64>() * 2.0 - 1.0) * bound) as f32).collect()
     };
+    let normal = |mean: f64, deviation: f64| {
+        let mut stream = streams.stream(path);
+        (0..count).map(|_| (mean + stream.sample::<f64, _>(StandardNormal) * deviation) as f32).collect()
+    };
     match init {
         Init::Zeros => vec![0.0; count],
         Init::Ones => vec![1.0; count],
-        Init::Normal(deviation) => {
-            let mut stream = streams.stream(path);
-            (0..count).map(|_| (stream.sample::<f64, _>(StandardNormal) * deviation) as f32).collect()
-        }
+        Init::Normal(deviation) => normal(0.0, deviation),
+        Init::NormalAround { mean, deviation } => normal(mean, deviation),
         Init::Uniform(bound) => uniform(bound),
         Init::XavierUniform => uniform((6.0 / (fan_in + fan_out) as f64).sqrt()),
         Init::FanIn => uniform(1.0 / (fan_in as f64).sqrt()),

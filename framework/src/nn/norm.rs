@@ -1,4 +1,4 @@
-//! LayerNorm and RMSNorm with parameters.
+//! LayerNorm, RMSNorm and GroupNorm with parameters.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -57,5 +57,38 @@ impl RmsNorm {
     /// * `shift`, `scale`: `[batch, channels]`
     pub fn modulated(&self, x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>) -> Tensor<3> {
         ops::modulated_rms_norm(x, self.weight.val(), shift, scale, self.eps)
+    }
+}
+
+/// PyTorch's `nn.GroupNorm` on pictures: `weight [channels]`, `bias [channels]`.
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    /// `[channels]`.
+    pub weight: Param<Tensor<1>>,
+    /// `[channels]`.
+    pub bias: Param<Tensor<1>>,
+    num_groups: usize,
+    eps: f64,
+}
+
+impl GroupNorm {
+    /// Weight one, bias zero; `channels` a multiple of `num_groups`.
+    pub fn new(params: &ParamBuilder, channels: usize, num_groups: usize, eps: f64) -> Self {
+        let weight = params.param("weight", [channels], Init::Ones);
+        Self { weight, bias: params.param("bias", [channels], Init::Zeros), num_groups, eps }
+    }
+
+    /// # Shapes
+    /// * `x` and result: `[batch, channels, height, width]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        ops::group_norm(x, self.num_groups, self.weight.val(), self.bias.val(), self.eps)
+    }
+
+    /// The norm, then SiLU.
+    ///
+    /// # Shapes
+    /// * `x` and result: `[batch, channels, height, width]`
+    pub fn forward_silu(&self, x: Tensor<4>) -> Tensor<4> {
+        ops::group_norm_silu(x, self.num_groups, self.weight.val(), self.bias.val(), self.eps)
     }
 }

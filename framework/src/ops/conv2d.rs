@@ -1,6 +1,44 @@
-//! Convolution over a grid of tokens.
+//! Convolution of pictures, and over a grid of tokens.
 
 use burn::tensor::{Tensor, module, ops::ConvOptions};
+
+/// Step and zero padding of a convolution, the same along both axes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvShape {
+    /// Pixels between two places of the kernel, at least 1.
+    pub stride: usize,
+    /// Rows of zeros above and columns of zeros to the left.
+    pub before: usize,
+    /// Rows of zeros below and columns of zeros to the right.
+    pub after: usize,
+}
+
+impl ConvShape {
+    /// Stride 1 and the padding that keeps the picture's size, for an odd kernel.
+    pub fn same(kernel: usize) -> Self {
+        Self { stride: 1, before: kernel / 2, after: kernel / 2 }
+    }
+}
+
+/// PyTorch's `conv2d`. On libtorch pictures lie channels-last in memory, which its kernels are fastest on.
+///
+/// # Shapes
+/// * `x`: `[batch, in, height, width]`
+/// * `weight`: `[out, in, kernel, kernel]`
+/// * `bias`: `[out]`
+/// * result: `[batch, out, rows, columns]`, rows and columns `(size + before + after − kernel) / stride + 1`
+pub fn conv2d(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, shape: ConvShape) -> Tensor<4> {
+    #[cfg(feature = "tch")]
+    if super::on_libtorch(&x.device()) {
+        return fused::conv2d(x, weight, bias, shape);
+    }
+    let ConvShape { stride, before, after } = shape;
+    let convolve = |x: Tensor<4>, padding: usize| {
+        let options = ConvOptions::new([stride; 2], [padding; 2], [1, 1], 1);
+        module::conv2d(x, weight, bias, options)
+    };
+    if before == after { convolve(x, before) } else { convolve(x.pad((before, after, before, after), 0.0), 0) }
+}
 
 /// A convolution of stride 1 with zero padding `kernel / 2`, which keeps the grid, on tokens in row-major order.
 ///
@@ -12,17 +50,10 @@ use burn::tensor::{Tensor, module, ops::ConvOptions};
 /// * `bias`: `[out]`
 /// * result: `[batch, rows · columns, out]`
 pub fn grid_conv2d(tokens: Tensor<3>, grid: [usize; 2], weight: Tensor<4>, bias: Tensor<1>) -> Tensor<3> {
-    #[cfg(feature = "tch")]
-    if super::on_libtorch(&tokens.device()) {
-        return fused::grid_conv2d(tokens, grid, weight, bias);
-    }
-    let [batch, _, channels] = tokens.dims();
-    let [out, _, kernel_h, kernel_w] = weight.dims();
-    let [rows, columns] = grid;
-    let picture = tokens.swap_dims(1, 2).reshape([batch, channels, rows, columns]);
-    let options = ConvOptions::new([1, 1], [kernel_h / 2, kernel_w / 2], [1, 1], 1);
-    let picture = module::conv2d(picture, weight, Some(bias), options);
-    picture.reshape([batch, out, rows * columns]).swap_dims(1, 2)
+    let ([batch, _, channels], [out, _, kernel, _], [rows, columns]) = (tokens.dims(), weight.dims(), grid);
+    let picture = tokens.reshape([batch, rows, columns, channels]).permute([0, 3, 1, 2]);
+    let picture = conv2d(picture, weight, Some(bias), ConvShape::same(kernel));
+    picture.permute([0, 2, 3, 1]).reshape([batch, rows * columns, out])
 }
 
 #[cfg(feature = "tch")]
@@ -33,17 +64,18 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
+    use super::ConvShape;
     use crate::ops::dual;
-    use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, own, register};
+    use crate::ops::libtorch::{Handle, Prim, T, channels_last, check, fresh, handle, own, register};
 
     unsafe extern "C" {
         fn rl_conv2d_backward(
             g: Handle,
             x: Handle,
             w: Handle,
-            pad_h: i64,
-            pad_w: i64,
-            need_x: i32,
+            stride: i64,
+            padding: i64,
+            needs: i32,
             gx: *mut Handle,
             gw: *mut Handle,
             gb: *mut Handle,
@@ -51,104 +83,108 @@ mod fused {
     }
 
     #[backend_extension(LibTorch, Autodiff)]
-    pub trait GridConvOp: Backend {
-        fn fused_grid_conv(
+    pub trait ConvOp: Backend {
+        fn fused_conv(
             x: FloatTensor<Self>,
-            rows: usize,
-            columns: usize,
             w: FloatTensor<Self>,
             b: FloatTensor<Self>,
+            stride: usize,
+            before: usize,
+            after: usize,
         ) -> FloatTensor<Self>;
     }
 
-    pub fn grid_conv2d(x: Tensor<3>, [rows, columns]: [usize; 2], w: Tensor<4>, b: Tensor<1>) -> Tensor<3> {
-        Tensor::from_dispatch(<Dispatch as GridConvOp>::fused_grid_conv(
-            x.into_dispatch(),
-            rows,
-            columns,
-            w.into_dispatch(),
-            b.into_dispatch(),
-        ))
+    pub fn conv2d(x: Tensor<4>, w: Tensor<4>, b: Option<Tensor<1>>, shape: ConvShape) -> Tensor<4> {
+        let ConvShape { stride, before, after } = shape;
+        let b = b.unwrap_or_else(|| Tensor::zeros([w.dims()[0]], &w.device()));
+        let (x, w, b) = (x.into_dispatch(), w.into_dispatch(), b.into_dispatch());
+        Tensor::from_dispatch(<Dispatch as ConvOp>::fused_conv(x, w, b, stride, before, after))
     }
 
-    /// Tokens as a channels-last picture, without a copy.
-    fn picture(tokens: &T, rows: usize, columns: usize) -> T {
-        let size = tokens.size();
-        tokens.contiguous().view([size[0], rows as i64, columns as i64, size[2]]).permute([0, 3, 1, 2])
-    }
+    impl ConvShape {
+        /// The picture with what padding libtorch's convolution cannot add itself, and the padding that it can.
+        fn padded(self, x: &T) -> (T, i64) {
+            let (before, after) = (self.before as i64, self.after as i64);
+            match before == after {
+                true => (channels_last(x), before),
+                false => (channels_last(x).constant_pad_nd([before, after, before, after]), 0),
+            }
+        }
 
-    fn tokens(picture: &T) -> T {
-        let size = picture.size();
-        picture.permute([0, 2, 3, 1]).reshape([size[0], size[2] * size[3], size[1]])
-    }
+        fn convolve(self, x: &T, w: &T, b: Option<&T>) -> T {
+            let (x, padding) = self.padded(x);
+            x.conv2d(w, b, [self.stride as i64; 2], [padding; 2], [1, 1], 1)
+        }
 
-    fn padding(w: &T) -> [i64; 2] {
-        let size = w.size();
-        [size[2] / 2, size[3] / 2]
-    }
-
-    fn convolve(x: &T, [rows, columns]: [usize; 2], w: &T, b: Option<&T>) -> T {
-        tokens(&picture(x, rows, columns).conv2d(w, b, [1, 1], padding(w), [1, 1], 1))
-    }
-
-    /// Inputs without tangents, and the result.
-    fn evaluate(inputs: [Prim; 3], grid: [usize; 2]) -> ([Prim; 3], Prim) {
-        let ([x, w, b], tangents) = dual::part(inputs);
-        let y = fresh(convolve(&x.tensor, grid, &w.tensor, Some(&b.tensor)));
-        let tangent = tangents.and_then(|[dx, dw, db]| {
-            let by_x = dx.map(|dx| convolve(&dx, grid, &w.tensor, None));
-            let by_w = dw.map(|dw| convolve(&x.tensor, grid, &dw, None));
-            let by_b = db.map(|db| db.expand_as(&y.tensor).copy());
-            dual::sum([by_x, by_w, by_b])
-        });
-        ([x, w, b], dual::join(y, tangent))
-    }
-
-    impl GridConvOp for LibTorch {
-        fn fused_grid_conv(x: Prim, rows: usize, columns: usize, w: Prim, b: Prim) -> Prim {
-            evaluate([x, w, b], [rows, columns]).1
+        /// Inputs without tangents, and the result.
+        fn evaluate(self, inputs: [Prim; 3]) -> ([Prim; 3], Prim) {
+            let ([x, w, b], tangents) = dual::part(inputs);
+            let y = fresh(self.convolve(&x.tensor, &w.tensor, Some(&b.tensor)));
+            let tangent = tangents.and_then(|[dx, dw, db]| {
+                let by_x = dx.map(|dx| self.convolve(&dx, &w.tensor, None));
+                let by_w = dw.map(|dw| self.convolve(&x.tensor, &dw, None));
+                let by_b = db.map(|db| db.view([1, -1, 1, 1]).expand_as(&y.tensor).copy());
+                dual::sum([by_x, by_w, by_b])
+            });
+            ([x, w, b], dual::join(y, tangent))
         }
     }
 
-    #[derive(Debug)]
-    struct GridConvBackward;
-    impl Backward<LibTorch, 3> for GridConvBackward {
-        type State = (Prim, Prim, usize, usize);
+    impl ConvOp for LibTorch {
+        fn fused_conv(x: Prim, w: Prim, b: Prim, stride: usize, before: usize, after: usize) -> Prim {
+            ConvShape { stride, before, after }.evaluate([x, w, b]).1
+        }
+    }
+
+    impl Backward<LibTorch, 3> for ConvShape {
+        type State = (Prim, Prim);
         fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
             let [to_x, to_w, to_b] = ops.parents.map(|node| node.map(|node| node.id));
-            let (x, w, rows, columns) = ops.state;
-            let g = picture(&grads.consume::<LibTorch>(&ops.node).tensor, rows, columns);
-            let x = picture(&x.tensor, rows, columns);
-            let [pad_h, pad_w] = padding(&w.tensor);
+            let g = channels_last(&grads.consume::<LibTorch>(&ops.node).tensor);
+            let (x, w) = ops.state;
+            let size = x.tensor.size();
+            let (x, padding) = self.padded(&x.tensor);
             let null = std::ptr::null_mut();
             let (mut gx, mut gw, mut gb) = (null, null, null);
-            // SAFETY: live tensors in, owned tensors out; `gx` stays null when it is not asked for.
+            // SAFETY: live tensors in, owned tensors out; those that are not asked for stay null.
             check(unsafe {
-                let need_x = i32::from(to_x.is_some());
                 let (g, x, w) = (handle(&g), handle(&x), handle(&w.tensor));
-                rl_conv2d_backward(g, x, w, pad_h, pad_w, need_x, &mut gx, &mut gw, &mut gb)
+                let asked = [to_x.is_some(), to_w.is_some(), to_b.is_some()].map(i32::from);
+                let needs = asked[0] | asked[1] << 1 | asked[2] << 2;
+                rl_conv2d_backward(g, x, w, self.stride as i64, padding, needs, &mut gx, &mut gw, &mut gb)
             });
             if to_x.is_some() {
-                register(grads, to_x, fresh(tokens(&own(gx))));
+                let mut gx = own(gx);
+                if self.before != self.after {
+                    let before = self.before as i64;
+                    gx = channels_last(&gx.narrow(2, before, size[2]).narrow(3, before, size[3]));
+                }
+                register(grads, to_x, fresh(gx));
             }
-            // libtorch returns the weight's gradient channels-last; in-place optimizers walk raw memory.
-            register(grads, to_w, fresh(own(gw).contiguous()));
-            register(grads, to_b, fresh(own(gb)));
+            if to_w.is_some() {
+                // libtorch returns the weight's gradient channels-last; in-place optimizers walk raw memory.
+                register(grads, to_w, fresh(own(gw).contiguous()));
+            }
+            if to_b.is_some() {
+                register(grads, to_b, fresh(own(gb)));
+            }
         }
     }
 
-    impl<C: CheckpointStrategy> GridConvOp for Autodiff<LibTorch, C> {
-        fn fused_grid_conv(
+    impl<C: CheckpointStrategy> ConvOp for Autodiff<LibTorch, C> {
+        fn fused_conv(
             x: FloatTensor<Self>,
-            rows: usize,
-            columns: usize,
             w: FloatTensor<Self>,
             b: FloatTensor<Self>,
+            stride: usize,
+            before: usize,
+            after: usize,
         ) -> FloatTensor<Self> {
             let ((x, to_x), (w, to_w), (b, to_b)) = (x.into_parts(), w.into_parts(), b.into_parts());
-            let ([x, w, _], y) = evaluate([x, w, b], [rows, columns]);
-            match GridConvBackward.prepare::<C>([to_x, to_w, to_b]).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish((x, w, rows, columns), y),
+            let shape = ConvShape { stride, before, after };
+            let ([x, w, _], y) = shape.evaluate([x, w, b]);
+            match shape.prepare::<C>([to_x, to_w, to_b]).compute_bound().stateful() {
+                OpsKind::Tracked(prep) => prep.finish((x, w), y),
                 OpsKind::UnTracked(prep) => prep.finish(y),
             }
         }

@@ -54,7 +54,7 @@ fn reversed_axes<const D: usize>() -> [isize; D] {
 
 const EPS: f64 = 1e-6;
 
-const CASES: [Case; 17] = [
+const CASES: [Case; 22] = [
     Case {
         name: "linear",
         small: &[&[3, 5, 12], &[7, 12], &[7]],
@@ -149,6 +149,39 @@ const CASES: [Case; 17] = [
         small: &[&[2, 15, 7], &[4, 7, 3, 3], &[4]],
         large: &[&[3, 15, 35], &[19, 35, 5, 5], &[19]],
         op: |x| x.flatten(super::grid_conv2d(x.get::<3>(0), [3, 5], x.get::<4>(1), x.get::<1>(2))),
+    },
+    Case {
+        name: "conv2d",
+        small: &[&[2, 3, 5, 7], &[4, 3, 3, 3], &[4]],
+        large: &[&[3, 19, 11, 13], &[35, 19, 3, 3], &[35]],
+        op: |x| x.flatten(super::conv2d(x.get(0), x.get(1), Some(x.get(2)), super::ConvShape::same(3))),
+    },
+    Case {
+        name: "conv2d with a stride and zeros on two sides",
+        small: &[&[2, 3, 6, 8], &[4, 3, 3, 3], &[4]],
+        large: &[&[3, 19, 10, 14], &[35, 19, 3, 3], &[35]],
+        op: |x| {
+            let shape = super::ConvShape { stride: 2, before: 0, after: 1 };
+            x.flatten(super::conv2d(x.get(0), x.get(1), Some(x.get(2)), shape))
+        },
+    },
+    Case {
+        name: "conv2d without bias",
+        small: &[&[2, 3, 6, 7], &[4, 3, 4, 4]],
+        large: &[&[3, 19, 10, 13], &[35, 19, 4, 4]],
+        op: |x| x.flatten(super::conv2d(x.get(0), x.get(1), None, super::ConvShape { stride: 1, before: 1, after: 1 })),
+    },
+    Case {
+        name: "group_norm",
+        small: &[&[2, 6, 3, 5], &[6], &[6]],
+        large: &[&[3, 38, 11, 13], &[38], &[38]],
+        op: |x| x.flatten(super::group_norm(x.get(0), 2, x.get(1), x.get(2), EPS)),
+    },
+    Case {
+        name: "group_norm_silu",
+        small: &[&[2, 6, 3, 5], &[6], &[6]],
+        large: &[&[3, 38, 11, 13], &[38], &[38]],
+        op: |x| x.flatten(super::group_norm_silu(x.get(0), 2, x.get(1), x.get(2), EPS)),
     },
     Case {
         name: "mean_cosine_similarity",

@@ -53,6 +53,11 @@ fn last_error() -> String {
     message.lines().next().unwrap_or_default().to_string()
 }
 
+/// A picture `[batch, channels, height, width]` whose channels lie beside one another; copies only what lies otherwise.
+pub(super) fn channels_last(picture: &T) -> T {
+    picture.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])
+}
+
 /// Adds a gradient to the node, when there is one.
 pub(super) fn register(grads: &mut Gradients, node: Option<NodeId>, gradient: Prim) {
     if let Some(id) = node {

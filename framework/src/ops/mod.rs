@@ -18,6 +18,7 @@ mod device;
 mod dual;
 #[cfg(test)]
 mod gradient_check;
+mod group_norm;
 mod guard;
 mod jvp;
 mod layer_norm;
@@ -33,9 +34,10 @@ mod swiglu;
 
 pub use activation::{gelu_tanh, silu};
 pub use attention::{attention, attention_packed, unpack_heads};
-pub use conv2d::grid_conv2d;
+pub use conv2d::{ConvShape, conv2d, grid_conv2d};
 pub use cosine::mean_cosine_similarity;
 pub use device::{DeviceChoice, backend_names, describe, num_threads, on_libtorch, open, set_num_threads};
+pub use group_norm::{group_norm, group_norm_silu};
 pub use guard::guard;
 pub use jvp::{Direction, Jvp, JvpMethod, jvp};
 pub use layer_norm::{chunk, layer_norm, modulate, modulated_layer_norm};

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
 
+use crate::data::latents::LatentNorm;
 use crate::erase::Erased;
 use crate::recipe::Check;
 use crate::registry::Described;
@@ -22,6 +23,32 @@ pub trait Autoencoder: Erased<AutoencoderKind> {
 
     /// Pictures of a batch of samples, RGB where −1 is black and 1 white, not clamped.
     fn decode(&self, samples: Tensor<4>) -> Tensor<4>;
+
+    /// The posterior behind the samples, where there is one: what caches of latents and training of the autoencoder
+    /// need.
+    fn variational(&self) -> Option<&dyn Variational> {
+        None
+    }
+}
+
+/// An autoencoder whose encoder returns a Gaussian over latents, before they are normalized for training.
+pub trait Variational {
+    /// Mean and logarithm of the variance, not clamped; [`Posterior::new`](crate::data::latents::Posterior::new) takes
+    /// them.
+    ///
+    /// # Shapes
+    /// * `images`: `[batch, 3, height, width]`, RGB in 0..255
+    /// * result: `[batch, 2 · channels, height, width]` of [`LatentShape`]
+    fn moments(&self, images: Tensor<4>) -> Tensor<4>;
+
+    /// Pictures of latents, as [`Autoencoder::decode`] returns them.
+    ///
+    /// # Shapes
+    /// * `latents`: `[batch, channels, height, width]` of [`LatentShape`]
+    fn decode_latents(&self, latents: Tensor<4>) -> Tensor<4>;
+
+    /// How latents are normalized for training.
+    fn norm(&self) -> &LatentNorm;
 }
 crate::module_kind!(
     /// Autoencoders as a kind of plugin.
@@ -50,6 +77,14 @@ pub trait AutoencoderConfig: Described + Debug + Send + Sync {
     /// # Errors
     /// A missing or unfit weight file.
     fn build(&self, weights_dir: &Path, device: &Device) -> Result<Box<dyn Autoencoder>>;
+
+    /// Builds it for measuring its latents: without the statistics that normalize them, which may not exist yet.
+    ///
+    /// # Errors
+    /// As [`build`](Self::build).
+    fn build_unnormalized(&self, weights_dir: &Path, device: &Device) -> Result<Box<dyn Autoencoder>> {
+        self.build(weights_dir, device)
+    }
 
     /// Reports values that cannot work.
     fn validate(&self, _check: &mut Check<'_>) {}

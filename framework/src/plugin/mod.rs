@@ -17,7 +17,7 @@ pub mod projector;
 pub mod sampler;
 
 pub use alignment_loss::{AlignmentLoss, AlignmentLossConfig};
-pub use autoencoder::{Autoencoder, AutoencoderConfig, AutoencoderKind, LatentShape};
+pub use autoencoder::{Autoencoder, AutoencoderConfig, AutoencoderKind, LatentShape, Variational};
 pub use backbone::{
     Backbone, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, BackboneOutput, BackboneSpec, Times,
 };

@@ -1,10 +1,41 @@
-//! Parameters by name: listing, reading and writing safetensors files, filling modules.
+//! Parameters by name: reading published files, writing safetensors, filling modules.
+//!
+//! [`TensorFile`] opens a file of any known format and lists its tensors without reading their values; [`KeyMap`]
+//! says how published names become ours; [`load_state_dict`] fills a module.
+//!
+//! ```no_run
+//! use realign::weights::KeyMap;
+//! # fn fill<M: realign::burn::module::Module>(vit: M) -> anyhow::Result<M> {
+//! let layout = KeyMap::new()
+//!     .strip(&["state_dict."])
+//!     .strip(&["module.base_encoder."])
+//!     .concat("blocks.*.attn.qkv.**", &["layer.*.query.**", "layer.*.key.**", "layer.*.value.**"])
+//!     .rename("blocks.*.norm1.**", "layer.*.layernorm_before.**")
+//!     .ignore(&["head.**"]);
+//! layout.fill(vit, std::path::Path::new("vit.pth"))
+//! # }
+//! ```
 
-mod files;
+mod digest;
+mod elements;
+mod key_import;
+mod key_map;
+mod misfit;
 mod modules;
+mod pattern;
+mod pickle;
+mod safetensors_file;
+mod tensor_file;
+mod torch_file;
+mod torch_fixtures;
+mod torch_objects;
 
-pub use files::{read_safetensors, write_safetensors};
+pub use digest::digest;
+pub use elements::ElementType;
+pub use key_map::KeyMap;
 pub use modules::{ParamInfo, load_state_dict, parameters, state_dict, to_host};
+pub use safetensors_file::{read_safetensors, write_safetensors};
+pub use tensor_file::{TensorFile, TensorInfo, read_weights};
 
 pub(crate) use modules::Names;
 

@@ -128,12 +128,15 @@ int rl_layer_norm_backward(Handle g, Handle x, Handle mean, Handle rstd, int64_t
          *gx = own(std::get<0>(r)))
 }
 
-int rl_conv2d_backward(Handle g, Handle x, Handle w, int64_t pad_h, int64_t pad_w, int need_x, Handle* gx, Handle* gw,
+// Bits of `needs`: gradients of x, w and the bias.
+int rl_conv2d_backward(Handle g, Handle x, Handle w, int64_t stride, int64_t padding, int needs, Handle* gx, Handle* gw,
                        Handle* gb) {
-  RL_TRY(int64_t oc = w->size(0);
-         auto r = at::convolution_backward(*g, *x, *w, at::IntArrayRef(oc), {1, 1}, {pad_h, pad_w}, {1, 1}, false,
-                                           {0, 0}, 1, {need_x != 0, true, true});
-         *gx = need_x ? own(std::get<0>(r)) : nullptr; *gw = own(std::get<1>(r)); *gb = own(std::get<2>(r)))
+  RL_TRY(int64_t oc = w->size(0); const bool need_x = needs & 1; const bool need_w = needs & 2;
+         const bool need_b = needs & 4;
+         auto r = at::convolution_backward(*g, *x, *w, at::IntArrayRef(oc), {stride, stride}, {padding, padding},
+                                           {1, 1}, false, {0, 0}, 1, {need_x, need_w, need_b});
+         if (need_x) *gx = own(std::get<0>(r)); if (need_w) *gw = own(std::get<1>(r));
+         if (need_b) *gb = own(std::get<2>(r)))
 }
 
 // LayerNorm without affine, then modulation. x [B,T,D], shift and scale [B,D], f32 on the CPU.

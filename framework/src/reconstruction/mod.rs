@@ -1,0 +1,12 @@
+//! Losses that train an autoencoder of pictures.
+//!
+//! Source: latent diffusion's recipe as REPA-E uses it (`loss/losses.py`, `loss/lpips.py`, `loss/discriminator.py`,
+//! `configs/l1_lpips_kl_gan.yaml`). All in f32.
+
+mod adversarial;
+mod discriminator;
+mod lpips;
+
+pub use adversarial::{LeCam, generator_loss, hinge_loss};
+pub use discriminator::Discriminator;
+pub use lpips::{Lpips, LpipsFiles, LpipsInput};
