@@ -10,7 +10,6 @@ use realign::checkpoint::TrainedRun;
 use realign::files::write_whole;
 use realign::recipe::{LabelSampling, Plan};
 use realign::sample::{ImageWriter, Sampling, draw_pictures, sample_labels};
-use realign::train::Assembly;
 
 use super::recipe_args::check_device;
 use crate::progress::pictures_bar;
@@ -54,7 +53,7 @@ impl Sample {
         let plan = &trained.plan;
         check_device(&trained.layered, &plan.recipe.device)?;
         let checkpoint = trained.checkpoint(self.step)?;
-        let assembly = Assembly::new(plan)?;
+        let assembly = trained.assembly(&checkpoint)?;
         let model = trained.model(&checkpoint, &plan.recipe.sample.weights, &assembly.device)?;
         let labels = self.labels(plan, assembly.dataset.num_classes())?;
         let sampling = Sampling::new(&plan.recipe.sample, self.seed);

@@ -4,9 +4,13 @@
 //! `configs/l1_lpips_kl_gan.yaml`). All in f32.
 
 mod adversarial;
+mod critic;
 mod discriminator;
+mod loss;
 mod lpips;
 
 pub use adversarial::{LeCam, generator_loss, hinge_loss};
+pub use critic::{Critic, DiscriminatorSection, Judgment};
 pub use discriminator::Discriminator;
+pub use loss::{LossSection, LpipsSection, PixelDistance, Reconstruction, ReconstructionLoss, ReconstructionTerms};
 pub use lpips::{Lpips, LpipsFiles, LpipsInput};

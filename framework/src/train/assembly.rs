@@ -96,7 +96,7 @@ impl Assembly {
         let output = self.objective.loss(&*model.backbone, input)?;
         let mut scalars: Vec<_> =
             output.scalars.into_iter().map(|(name, value)| (format!("train/{name}"), value)).collect();
-        let aligned = self.alignment.loss(model, &output.taps, targets, streams.step)?;
+        let aligned = self.alignment.loss(&model.projectors, &output.taps, targets, streams.step, |term| term.proj_coeff)?;
         for (i, loss) in aligned.by_term {
             let suffix = if i == 0 { String::new() } else { format!("_{i}") };
             scalars.push((format!("train/align_loss{suffix}"), loss));
@@ -113,8 +113,11 @@ impl Assembly {
     }
 }
 
-/// A batch's pictures as floats in 0..255.
-fn images(batch: &Batch, device: &Device) -> Result<Tensor<4>> {
+/// A batch's pictures as floats in 0..255, `[batch, 3, side, side]`.
+///
+/// # Errors
+/// The batch has another number of bytes than its pictures.
+pub fn images(batch: &Batch, device: &Device) -> Result<Tensor<4>> {
     let (count, side) = (batch.labels.len(), batch.image_size);
     if batch.images.len() != count * 3 * side * side {
         bail!("a batch of {count} pictures of side {side} has {} bytes", batch.images.len());

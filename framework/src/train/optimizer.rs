@@ -1,13 +1,15 @@
 //! AdamW over all trainable parameters, with clipping by global norm.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burn::module::Module;
 use burn::tensor::{Gradients as Graph, Tensor, TensorData};
 
 use super::flat::{flat_gradients, flat_parameters, with_flat};
 use crate::ops::{self, AdamWState, AdamWStep};
-use crate::recipe::Decayed;
+use crate::recipe::{Decayed, TrainSection};
 use crate::weights::{HostTensor, ParamInfo, StateDict, parameters, to_host};
+
+const STEP: &str = "step"; // name of the count beside the moments
 
 /// What an optimizer needs beside the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,6 +24,19 @@ pub struct OptimizerSettings {
     pub decayed: Decayed,
     /// Largest global L2 norm of the gradient, over backbone and projectors together.
     pub max_grad_norm: Option<f64>,
+}
+
+impl OptimizerSettings {
+    /// As a recipe says.
+    pub fn new(train: &TrainSection) -> Self {
+        Self {
+            betas: train.betas,
+            eps: train.eps,
+            weight_decay: train.weight_decay,
+            decayed: train.decayed,
+            max_grad_norm: train.max_grad_norm,
+        }
+    }
 }
 
 /// Places of the trainable parameters by weight decay, in the order of [`flat_parameters`].
@@ -131,6 +146,23 @@ impl Optimizer {
             }
         }
         (dict, self.step)
+    }
+
+    /// Moments and the number of steps done as one dictionary, for programs whose optimizers count for themselves.
+    pub fn counted_state_dict(&self) -> StateDict {
+        let (mut dict, step) = self.state_dict();
+        dict.insert(STEP.into(), HostTensor { shape: vec![1], values: vec![step as f32] }); // exact below 2^24
+        dict
+    }
+
+    /// Takes what [`counted_state_dict`](Self::counted_state_dict) returned.
+    ///
+    /// # Errors
+    /// As [`load_state_dict`](Self::load_state_dict), or the number of steps is missing.
+    pub fn load_counted_state_dict(&mut self, mut dict: StateDict) -> Result<()> {
+        let step = dict.remove(STEP).and_then(|step| step.values.first().copied());
+        let step = step.filter(|step| *step >= 0.0).context("`step` is missing or no count")?;
+        self.load_state_dict(dict, step as u64)
     }
 
     /// Takes moments and step from a checkpoint.

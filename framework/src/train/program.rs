@@ -55,6 +55,7 @@ impl ProgramRun {
             weights_dir: recipe.weights_dir.clone(),
             train: &recipe.train,
             dataset: recipe.data.open(&plan.dataset_context()).context("data")?.into(),
+            autoencoder: recipe.autoencoder.as_deref(),
             plan: None,
         };
         Self::build(&*recipe.program, &context, device, recipe.flip, recipe.loader)
@@ -73,6 +74,7 @@ impl ProgramRun {
             weights_dir: recipe.weights_dir.clone(),
             train: &recipe.train,
             dataset: recipe.data.open(&plan.dataset_context()).context("data")?.into(),
+            autoencoder: program.trains_autoencoder().then_some(&*recipe.autoencoder),
             plan: Some(plan),
         };
         Self::build(program, &context, device, recipe.flip, recipe.loader)

@@ -89,14 +89,7 @@ impl Trainer {
         derivative_is_possible(plan, &assembly.device)?;
         let train = &plan.recipe.train;
         let model = build_model(plan, &assembly.device.clone().autodiff())?;
-        let settings = OptimizerSettings {
-            betas: train.betas,
-            eps: train.eps,
-            weight_decay: train.weight_decay,
-            decayed: train.decayed,
-            max_grad_norm: train.max_grad_norm,
-        };
-        let optimizer = Optimizer::new(&model, settings);
+        let optimizer = Optimizer::new(&model, OptimizerSettings::new(train));
         let emas = train.ema.iter().map(|ema| Ema::new(&model, ema.clone())).collect::<Result<_>>()?;
         Ok(Self { assembly, step: 0, model, optimizer, emas, loader: None, is_torn: false })
     }

@@ -1,0 +1,4 @@
+//! Training programs: what is trained beside or instead of a diffusion model.
+
+pub mod autoencoder;
+pub mod repa_e;
