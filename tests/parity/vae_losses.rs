@@ -58,10 +58,7 @@ pub fn lpips(case: &Case, device: &Device) -> Result<Lpips> {
 pub fn discriminator(case: &Case, device: &Device) -> Result<Discriminator> {
     let size = |key: &str, otherwise: u64| count(case.config.0["disc"].get(key).unwrap_or(&otherwise.into()));
     let network = Discriminator::new(&ParamBuilder::new(device, 0), size("ndf", 64)?, size("n_layers", 3)?);
-    let weights: StateDict = case
-        .params("param.disc.")
-        .into_iter()
-        .filter(|(name, _)| !name.ends_with(".num_batches_tracked"))
-        .collect();
+    let weights: StateDict =
+        case.params("param.disc.").into_iter().filter(|(name, _)| !name.ends_with(".num_batches_tracked")).collect();
     load_state_dict(network, weights)
 }

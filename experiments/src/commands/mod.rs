@@ -14,6 +14,7 @@ pub mod check;
 pub mod explain;
 pub mod new;
 pub mod plugins;
+pub mod prepare;
 pub mod recipe_args;
 pub mod run;
 pub mod sample;
@@ -25,6 +26,8 @@ pub enum Command {
     Run(run::Run),
     /// Draw pictures from a trained run
     Sample(sample::Sample),
+    /// Crop pictures or compute latents once, before training
+    Prepare(prepare::Prepare),
     /// The resolved recipe, where each value came from, sizes and costs
     Explain(explain::Explain),
     /// Time our training step beside PyTorch's
@@ -46,6 +49,7 @@ impl Command {
         match self {
             Self::Run(command) => command.run(out),
             Self::Sample(command) => command.run(out),
+            Self::Prepare(command) => command.run(out),
             Self::Explain(command) => command.run(out),
             Self::Bench(command) => command.run(out),
             Self::Check(command) => command.run(out),

@@ -114,6 +114,11 @@ impl LatentNorm {
         Self::new(list("latents_scale")?, list("latents_bias")?)
     }
 
+    /// Whether all channels are treated alike and nothing is subtracted.
+    pub fn is_fixed(&self) -> bool {
+        self.bias.iter().all(|bias| *bias == 0.0) && self.scale.iter().all(|scale| Some(scale) == self.scale.first())
+    }
+
     /// Factors, by channel.
     pub fn scale(&self) -> &[f32] {
         &self.scale

@@ -42,6 +42,8 @@ pub struct Batch {
     pub images: Vec<u8>,
     /// Side of the pictures, in pixels.
     pub image_size: usize,
+    /// Mean and deviation of each example's latent; nothing where the data set has none.
+    pub moments: Vec<f32>,
     /// Class of each example.
     pub labels: Vec<i64>,
     /// Text of each example.
@@ -185,6 +187,7 @@ impl Source {
             micro,
             images: Vec::new(),
             image_size: 0,
+            moments: Vec::new(),
             labels: Vec::with_capacity(size),
             captions: Vec::with_capacity(size),
             indices: Vec::with_capacity(size),
@@ -209,6 +212,9 @@ impl Source {
         let side = batch.image_size;
         ensure!(width == side, "the picture is {width} pixels wide, the batch began with {side}; resize the data");
         append_planes(&mut batch.images, example.image.pixels(), width, is_mirrored);
+        if let Some(latents) = self.dataset.latents() {
+            batch.moments.extend(latents.moments(index)?);
+        }
         batch.labels.push(i64::try_from(example.label)?);
         batch.captions.push(example.caption);
         batch.indices.push(index);

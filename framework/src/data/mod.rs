@@ -1,11 +1,13 @@
 //! From files to batches: pictures, the ADM crop, folders and zips, and the loader.
 
 pub mod crop;
+pub mod crop_all;
 pub mod files;
 pub mod image;
 pub mod latent_cache;
 pub mod latents;
 pub mod loader;
+pub mod npy;
 pub mod order;
 pub mod resample;
 

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use anyhow::Result;
 
 use crate::data::image::RgbImage;
+use crate::data::latent_cache::CachedLatents;
 use crate::registry::Described;
 
 /// One example of a data set.
@@ -48,6 +49,11 @@ pub trait Dataset: Debug + Send + Sync {
     /// # Errors
     /// Names the file or index that cannot be read.
     fn get(&self, idx: usize) -> Result<Example>;
+
+    /// Latents of its pictures, where they were computed before.
+    fn latents(&self) -> Option<&dyn CachedLatents> {
+        None
+    }
 
     /// Distinct examples that were unreadable so far and replaced by others.
     fn num_replaced(&self) -> usize {

@@ -42,9 +42,8 @@ impl LeCam {
 
     /// Takes in the logits of a step; no gradient passes.
     pub fn update<const D: usize>(&mut self, real: Tensor<D>, fake: Tensor<D>) {
-        let moved = |old: &Tensor<1>, new: Tensor<D>| {
-            old.clone() * self.decay + new.detach().mean() * (1.0 - self.decay)
-        };
+        let moved =
+            |old: &Tensor<1>, new: Tensor<D>| old.clone() * self.decay + new.detach().mean() * (1.0 - self.decay);
         (self.real, self.fake) = (moved(&self.real, real), moved(&self.fake, fake));
     }
 }

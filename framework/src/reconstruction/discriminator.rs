@@ -184,8 +184,7 @@ mod tests {
     fn the_published_size_has_its_names_and_count() {
         let network = Discriminator::new(&ParamBuilder::new(&Device::flex().autodiff(), 0), 64, 3);
         let params = parameters(&network);
-        let count: usize =
-            params.iter().filter(|p| p.is_trainable).map(|p| p.shape.iter().product::<usize>()).sum();
+        let count: usize = params.iter().filter(|p| p.is_trainable).map(|p| p.shape.iter().product::<usize>()).sum();
         assert_eq!(count, 2_765_633);
         let names: Vec<_> = params.iter().map(|param| param.name.as_str()).collect();
         for name in ["main.0.bias", "main.2.weight", "main.3.running_var", "main.9.weight", "main.11.bias"] {

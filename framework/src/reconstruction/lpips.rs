@@ -158,7 +158,8 @@ impl Lpips {
 impl Vgg {
     /// What each slice gives behind its last ReLU.
     fn features(&self, x: Tensor<4>) -> [Tensor<4>; 5] {
-        let slice = |x: Tensor<4>, slice: &Sequential<Conv2d>| slice.0.iter().fold(x, |x, (_, conv)| relu(conv.forward(x)));
+        let slice =
+            |x: Tensor<4>, slice: &Sequential<Conv2d>| slice.0.iter().fold(x, |x, (_, conv)| relu(conv.forward(x)));
         let pooled = |x: &Tensor<4>| max_pool2d(x.clone(), MaxPoolOptions::new([2, 2]));
         let first = slice(x, &self.slice1);
         let second = slice(pooled(&first), &self.slice2);

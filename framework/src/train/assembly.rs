@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::alignment::{Alignment, Term};
+use super::cached;
 use super::model::TrainModel;
 use crate::data::loader::Batch;
 use crate::erase::Slot;
@@ -62,8 +63,12 @@ impl Assembly {
             terms: recipe.alignment.iter().map(|term| build_term(plan, term, &device)).collect::<Result<_>>()?,
             grid: plan.backbone.grid,
         };
+        let autoencoder = Slot::new(recipe.autoencoder.build(&recipe.weights_dir, &device).context("autoencoder")?);
+        if let Some(latents) = dataset.latents() {
+            cached::check(latents.info(), plan, &autoencoder).context("data")?;
+        }
         Ok(Self {
-            autoencoder: Slot::new(recipe.autoencoder.build(&recipe.weights_dir, &device).context("autoencoder")?),
+            autoencoder,
             conditioner: Slot::new(recipe.conditioner.build(&context).context("conditioner")?),
             objective: recipe.objective.build(),
             sampler: recipe.sample.sampler.build(),
@@ -88,7 +93,11 @@ impl Assembly {
         let training = self.device.clone().autodiff();
         let taps = self.alignment.taps(streams.step);
         let targets = self.alignment.targets(&images, streams.step)?;
-        let x0 = Tensor::from_inner(self.autoencoder.encode(images, streams));
+        let x0 = match self.dataset.latents() {
+            Some(latents) => cached::samples(latents.info(), &self.autoencoder, batch, streams, &self.device)?,
+            None => self.autoencoder.encode(images, streams),
+        };
+        let x0 = Tensor::from_inner(x0);
         let draws = self.objective.draw(x0.dims(), streams, &training);
         let condition = self.conditioner.condition(&batch.labels, &batch.captions, &training)?;
         let null = self.conditioner.null(batch.labels.len(), &training);

@@ -4,6 +4,7 @@
 
 mod alignment;
 mod assembly;
+mod cached;
 mod diffusion;
 mod ema;
 mod flat;

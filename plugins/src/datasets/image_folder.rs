@@ -8,13 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail, ensure};
 use realign::data::FileTree;
 use realign::data::crop::adm_center_crop;
-use realign::data::image::{RgbImage, decode};
+use realign::data::image::{EXTENSIONS, RgbImage, decode, is_picture};
 use realign::plugin::dataset::{Dataset, DatasetConfig, DatasetContext, Example};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-const EXTENSIONS: [&str; 14] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"];
 const CLASS_NAMES: &str = "classes.txt";
 const MAX_BROKEN_IN_A_ROW: usize = 100; // more than this is a wrong folder, not a damaged file
 
@@ -190,10 +188,6 @@ fn class_folders(files: &FileTree, prefix: &str) -> Vec<String> {
 fn below(names: &[String], prefix: &str) -> Range<usize> {
     let start = names.partition_point(|name| name.as_str() < prefix);
     start..start + names[start..].partition_point(|name| name.starts_with(prefix))
-}
-
-fn is_picture(name: &str) -> bool {
-    name.rsplit_once('.').is_some_and(|(_, extension)| EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str()))
 }
 
 fn read_class_names(files: &FileTree, classes: &mut [Class]) -> Result<()> {

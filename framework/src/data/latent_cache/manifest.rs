@@ -128,7 +128,9 @@ impl CacheSettings {
         let place = folder.display();
         if settings.version != VERSION || settings.dtype != DTYPE {
             let (version, dtype) = (settings.version, &settings.dtype);
-            bail!("`{place}` has layout {version} with {dtype} values; this version reads layout {VERSION} with {DTYPE}");
+            bail!(
+                "`{place}` has layout {version} with {dtype} values; this version reads layout {VERSION} with {DTYPE}"
+            );
         }
         // Sizes of a file must not ask for more memory than any latent has, or overflow.
         let is_sound = settings.shape.iter().all(|size| (1..=1 << 14).contains(size))

@@ -56,8 +56,7 @@ impl ShardContents {
         ensure!(fits, "a shard of {count} examples has {} values of moments", self.moments.len());
         let moments: Vec<u8> = self.moments.iter().flat_map(|value| value.to_le_bytes()).collect();
         let labels: Vec<u8> = self.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-        let checksums: Vec<u8> =
-            moments.chunks_exact(settings.moments_len() * 4).flat_map(short_digest).collect();
+        let checksums: Vec<u8> = moments.chunks_exact(settings.moments_len() * 4).flat_map(short_digest).collect();
         let [channels, height, width] = settings.shape;
         let view = |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).context("cannot lay out a shard");
         let views = [
@@ -117,7 +116,12 @@ impl ShardFile {
             let [channels, height, width] = settings.shape;
             let place = |name: &str, dtype: Dtype, shape: &[usize]| -> Result<(u64, usize)> {
                 let info = header.info(name).with_context(|| format!("it has no `{name}`"))?;
-                ensure!(info.dtype == dtype && info.shape == shape, "its `{name}` is {:?} {:?}", info.dtype, info.shape);
+                ensure!(
+                    info.dtype == dtype && info.shape == shape,
+                    "its `{name}` is {:?} {:?}",
+                    info.dtype,
+                    info.shape
+                );
                 let (from, to) = info.data_offsets;
                 let start = 8 + length + from as u64;
                 ensure!(from <= to && 8 + length + to as u64 <= bytes, "its `{name}` lies outside of the file");

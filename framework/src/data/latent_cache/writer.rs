@@ -31,7 +31,11 @@ impl CacheWriter {
         let path = folder.join(SETTINGS);
         if path.exists() {
             let found = CacheSettings::read(folder)?;
-            ensure!(found == settings, "`{place}` holds a latent cache of another {}; choose another folder", gap(&found, &settings));
+            ensure!(
+                found == settings,
+                "`{place}` holds a latent cache of another {}; choose another folder",
+                gap(&found, &settings)
+            );
         } else {
             let is_empty = fs::read_dir(folder).with_context(|| format!("cannot list `{place}`"))?.all(is_scrap);
             ensure!(is_empty, "`{place}` holds other files; choose an empty folder");
@@ -81,7 +85,8 @@ impl CacheWriter {
         for shard in 0..self.settings.num_shards() {
             let (file, count) = (shard_name(shard), self.settings.examples(shard).len());
             let place = self.folder.join(&file);
-            let damaged = || format!("shard `{}` is damaged; delete it and run the same command again", place.display());
+            let damaged =
+                || format!("shard `{}` is damaged; delete it and run the same command again", place.display());
             let bytes = fs::read(&place).with_context(damaged)?;
             manifest.statistics.merge(&ShardContents::sums(&bytes, &self.settings, count).with_context(damaged)?);
             let entry = ShardEntry { file, count, bytes: bytes.len() as u64, sha256: sha256(&bytes) };

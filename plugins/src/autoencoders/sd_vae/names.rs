@@ -38,8 +38,12 @@ fn first_name(name: &str, num_levels: usize) -> String {
             ("up_blocks", Some(level)) if level < num_levels => {
                 parts.extend(["up".to_string(), (num_levels - 1 - level).to_string()]);
             }
-            ("resnets", Some(n)) if parts.last().is_some_and(|last| last == "mid") => parts.push(format!("block_{}", n + 1)),
-            ("attentions", Some(n)) if parts.last().is_some_and(|last| last == "mid") => parts.push(format!("attn_{}", n + 1)),
+            ("resnets", Some(n)) if parts.last().is_some_and(|last| last == "mid") => {
+                parts.push(format!("block_{}", n + 1))
+            }
+            ("attentions", Some(n)) if parts.last().is_some_and(|last| last == "mid") => {
+                parts.push(format!("attn_{}", n + 1))
+            }
             ("resnets", Some(n)) => parts.extend(["block".to_string(), n.to_string()]),
             ("attentions", Some(n)) => parts.extend(["attn".to_string(), n.to_string()]),
             ("downsamplers", Some(0)) => parts.push("downsample".into()),

@@ -148,9 +148,8 @@ impl Encoder {
         for (level, width) in channels.iter().enumerate() {
             let params = params.child("down").child(level);
             let (block, attn) = blocks(&params, inputs, *width, sizes.num_res_blocks, sizes, level);
-            let downsample = (level + 1 < channels.len()).then(|| Resample {
-                conv: Conv2d::new(&params.child("downsample.conv"), *width, *width, 3, HALVE),
-            });
+            let downsample = (level + 1 < channels.len())
+                .then(|| Resample { conv: Conv2d::new(&params.child("downsample.conv"), *width, *width, 3, HALVE) });
             down.push(DownLevel { block, attn, downsample });
             inputs = *width;
         }
