@@ -8,6 +8,7 @@ mod compare;
 mod inputs;
 mod jit;
 mod mean_flow;
+mod repa_e;
 mod samplers;
 mod sit;
 mod sit_parts;
@@ -28,11 +29,12 @@ use std::path::{Path, PathBuf};
 type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
-const FAMILIES: [(&str, Runner); 9] = [
+const FAMILIES: [(&str, Runner); 10] = [
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_hog", inputs::encoder_hog),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
+    ("repa_e_iteration", repa_e::iteration),
     ("repa_e_loss_functions", vae_losses::loss_functions),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),

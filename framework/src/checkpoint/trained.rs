@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use super::{Checkpoint, checkpoints, load_weights, newest, tensors};
 use crate::erase::Slot;
 use crate::plugin::{Autoencoder, AutoencoderConfig, ProgramConfig};
-use crate::recipe::{Job, Layered, Plan};
+use crate::recipe::{Job, Layered, Plan, TrainSection};
 use crate::train::{Assembly, TrainModel, build_model};
 
 /// A run folder that was trained, with its recipe as it was resolved then.
@@ -61,7 +61,7 @@ impl TrainedRun {
     ) -> Result<Box<dyn Autoencoder>> {
         let recipe = &self.plan.recipe;
         match recipe.program.as_deref().filter(|program| program.trains_autoencoder()) {
-            Some(program) => autoencoder(program, &*recipe.autoencoder, checkpoint, device),
+            Some(program) => autoencoder(program, &*recipe.autoencoder, &recipe.train, checkpoint, device),
             None => recipe.autoencoder.build(weights_dir, device).context("autoencoder"),
         }
     }
@@ -113,7 +113,11 @@ impl TrainedAutoencoder {
     /// There is no such checkpoint, or it does not fit.
     pub fn build(&self, step: Option<u64>, device: &Device) -> Result<Box<dyn Autoencoder>> {
         let (program, config) = self.parts()?;
-        autoencoder(program, config, &checkpoint(&self.run_dir, step)?, device)
+        let train = match &self.job {
+            Job::Diffusion(plan) => &plan.recipe.train,
+            Job::Program(plan) => &plan.recipe.train,
+        };
+        autoencoder(program, config, train, &checkpoint(&self.run_dir, step)?, device)
     }
 
     fn parts(&self) -> Result<(&dyn ProgramConfig, &dyn AutoencoderConfig)> {
@@ -148,9 +152,10 @@ fn checkpoint(run_dir: &Path, step: Option<u64>) -> Result<Checkpoint> {
 fn autoencoder(
     program: &dyn ProgramConfig,
     config: &dyn AutoencoderConfig,
+    train: &TrainSection,
     checkpoint: &Checkpoint,
     device: &Device,
 ) -> Result<Box<dyn Autoencoder>> {
-    let trained = program.autoencoder(config, &|name| tensors(checkpoint, name), device);
+    let trained = program.autoencoder(config, train, &|name| tensors(checkpoint, name), device);
     trained.with_context(|| format!("`{}`", checkpoint.path.display()))
 }

@@ -80,14 +80,15 @@ pub trait ProgramConfig: Described + Debug + Send + Sync {
         false
     }
 
-    /// The autoencoder that a checkpoint holds, with statistics of its own latents; `config` is the recipe's. Asked where
-    /// the program [trains it](Self::trains_autoencoder).
+    /// The autoencoder that a checkpoint holds, with statistics of its own latents; `config` and `train` are the recipe's.
+    /// Asked where the program [trains it](Self::trains_autoencoder).
     ///
     /// # Errors
     /// A file is missing or does not fit.
     fn autoencoder(
         &self,
         _config: &dyn AutoencoderConfig,
+        _train: &TrainSection,
         _read: &ReadTensors<'_>,
         _device: &Device,
     ) -> Result<Box<dyn Autoencoder>> {

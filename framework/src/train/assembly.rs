@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use super::alignment::{Alignment, Term};
 use super::cached;
 use super::model::TrainModel;
+use super::pictures::images;
 use crate::data::loader::Batch;
 use crate::erase::Slot;
 use crate::ops::{self, DeviceChoice};
@@ -120,19 +121,6 @@ impl Assembly {
         scalars.push(("train/loss".into(), total.clone().detach()));
         Ok(MicroLoss { total, scalars })
     }
-}
-
-/// A batch's pictures as floats in 0..255, `[batch, 3, side, side]`.
-///
-/// # Errors
-/// The batch has another number of bytes than its pictures.
-pub fn images(batch: &Batch, device: &Device) -> Result<Tensor<4>> {
-    let (count, side) = (batch.labels.len(), batch.image_size);
-    if batch.images.len() != count * 3 * side * side {
-        bail!("a batch of {count} pictures of side {side} has {} bytes", batch.images.len());
-    }
-    let values: Vec<f32> = batch.images.iter().map(|byte| f32::from(*byte)).collect();
-    Ok(Tensor::from_data(TensorData::new(values, [count, 3, side, side]), device))
 }
 
 fn build_term(plan: &Plan, term: &AlignmentTerm, device: &Device) -> Result<Term> {

@@ -59,7 +59,12 @@ pub struct Gradients(Vec<Tensor<1>>);
 impl Gradients {
     /// Adds the gradients of one backward pass.
     pub fn add<M: Module>(&mut self, model: &M, mut graph: Graph) {
-        let new = flat_gradients(model, &mut graph);
+        self.take(model, &mut graph);
+    }
+
+    /// As [`add`](Self::add), and leaves the gradients of other networks in the graph.
+    pub fn take<M: Module>(&mut self, model: &M, graph: &mut Graph) {
+        let new = flat_gradients(model, graph);
         if self.0.is_empty() {
             self.0 = new;
         } else {

@@ -98,6 +98,20 @@ pub fn preview(tag: String, series: &[&[u8]], side: usize) -> Result<Preview> {
     Ok(Preview { tag, rgb, width, height })
 }
 
+/// Two previews side by side, on white.
+pub fn beside(tag: String, left: &Preview, right: &Preview) -> Preview {
+    let gap = 4 * GAP;
+    let (width, height) = (left.width + gap + right.width, left.height.max(right.height));
+    let mut rgb = vec![u8::MAX; width * height * 3];
+    for (preview, from) in [(left, 0), (right, left.width + gap)] {
+        for (y, line) in preview.rgb.chunks_exact((preview.width * 3).max(1)).enumerate() {
+            let start = (y * width + from) * 3;
+            rgb[start..start + line.len()].copy_from_slice(line);
+        }
+    }
+    Preview { tag, rgb, width, height }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,5 +125,16 @@ mod tests {
         assert_eq!((preview.width, preview.height), (8 * 64 + 7 * 2, 4 * 64 + 3 * 2));
         let red = |x: usize, y: usize| preview.rgb[(y * preview.width + x) * 3];
         assert_eq!([0, 66, 132, 198].map(|y| red(0, y)), [10, 20, 10, 20]);
+    }
+
+    #[test]
+    fn two_previews_stand_side_by_side() {
+        let plain = |value: u8, width: usize, height: usize| {
+            Preview { tag: "a".into(), rgb: vec![value; width * height * 3], width, height }
+        };
+        let both = beside("b".into(), &plain(1, 3, 5), &plain(2, 2, 7));
+        assert_eq!((both.width, both.height), (3 + 8 + 2, 7));
+        let red = |x: usize, y: usize| both.rgb[(y * both.width + x) * 3];
+        assert_eq!([red(2, 4), red(3, 4), red(11, 6), red(2, 5)], [1, 255, 2, 255]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
 
 use super::run::{Frame, RunOptions, run_loop};
@@ -88,8 +88,12 @@ impl ProgramRun {
         loader: LoaderSection,
     ) -> Result<Self> {
         let settings = Settings { seed: context.seed, flip, loader, train: context.train.clone() };
-        let program = program.build(context, &device).context("program")?;
         let dataset = context.dataset.clone();
+        ensure!(
+            dataset.latents().is_none() || !program.trains_autoencoder(),
+            "data: cached latents are of a fixed autoencoder, and the program trains it; name the pictures"
+        );
+        let program = program.build(context, &device).context("program")?;
         Ok(Self { program, device, dataset, settings, loader: None, steps_done: 0, is_torn: false })
     }
 

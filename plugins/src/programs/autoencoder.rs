@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use realign::burn::module::Module;
-use realign::burn::tensor::{Device, Tensor, TensorData};
-use realign::data::latent_cache::ChannelSums;
+use realign::burn::tensor::{Device, Tensor};
+use realign::data::latent_cache::{ChannelSums, statistics_file};
 use realign::data::latents::{LatentNorm, Posterior};
 use realign::data::loader::Batch;
 use realign::erase::Slot;
@@ -16,12 +16,13 @@ use realign::plugin::encoder::WeightFile;
 use realign::plugin::{
     Autoencoder, AutoencoderConfig, AutoencoderKind, Dataset, Program, ProgramConfig, ProgramContext,
 };
-use realign::recipe::Check;
-use realign::reconstruction::{LossSection, Reconstruction, ReconstructionLoss};
+use realign::recipe::{Check, TrainSection};
+use realign::reconstruction::{LossSection, Reconstruction, ReconstructionLoss, trained_autoencoder};
 use realign::sample::{Quantization, picture_bytes};
 use realign::streams::Streams;
 use realign::train::{
     Ema, Gradients, Optimizer, OptimizerSettings, Preview, ReadTensors, WriteTensors, example_images, images, preview,
+    spread_examples,
 };
 use realign::weights::{StateDict, load_state_dict, state_dict, to_host};
 use schemars::JsonSchema;
@@ -94,7 +95,7 @@ impl Program for AutoencoderProgram {
             write("discriminator", &network)?;
             write("opt_disc", &optimizer)?;
         }
-        write("latents-stats", &self.statistics()?.to_file())
+        write("latents-stats", &statistics_file(&self.statistics()?))
     }
 
     fn load(&mut self, _steps: u64, read: &ReadTensors<'_>) -> Result<()> {
@@ -116,7 +117,7 @@ impl Program for AutoencoderProgram {
             return Ok(vec![]);
         }
         let shown = self.shown();
-        let images = example_images(&*self.dataset, &spread(&*self.dataset, self.num_preview), &self.device)?;
+        let images = example_images(&*self.dataset, &spread_examples(&*self.dataset, self.num_preview), &self.device)?;
         let [_, _, side, _] = images.dims();
         let variational = shown.variational().context("the autoencoder has no posterior")?;
         let decoded = variational.decode_latents(Posterior::new(variational.moments(images.clone())).mean);
@@ -142,7 +143,7 @@ impl AutoencoderProgram {
         let shown = self.shown();
         let variational = shown.variational().context("the autoencoder has no posterior")?;
         let mut sums: Option<ChannelSums> = None;
-        for chunk in spread(&*self.dataset, self.num_statistics).chunks(CHUNK) {
+        for chunk in spread_examples(&*self.dataset, self.num_statistics).chunks(CHUNK) {
             let images = example_images(&*self.dataset, chunk, &self.device)?;
             let posterior = Posterior::new(variational.moments(images));
             let channels = posterior.mean.dims()[1];
@@ -154,12 +155,6 @@ impl AutoencoderProgram {
     }
 }
 
-/// Examples that are spread evenly over a data set, at most as many as it has.
-fn spread(dataset: &dyn Dataset, count: usize) -> Vec<usize> {
-    let count = count.min(dataset.len());
-    (0..count).map(|i| i * dataset.len() / count).collect()
-}
-
 #[typetag::serde(name = "autoencoder")]
 impl ProgramConfig for AutoencoderProgramConfig {
     fn trains_autoencoder(&self) -> bool {
@@ -169,12 +164,12 @@ impl ProgramConfig for AutoencoderProgramConfig {
     fn autoencoder(
         &self,
         config: &dyn AutoencoderConfig,
+        train: &TrainSection,
         read: &ReadTensors<'_>,
-        ema: Option<&str>,
         device: &Device,
     ) -> Result<Box<dyn Autoencoder>> {
-        let weights = ema.map_or_else(|| "vae".to_string(), |name| format!("ema-{name}"));
-        trained(config, read(&weights)?, read("latents-stats")?, device)
+        let weights = train.ema.first().map_or_else(|| "vae".to_string(), |ema| format!("ema-{}", ema.name));
+        trained_autoencoder(config, read(&weights)?, &read("latents-stats")?, device)
     }
 
     fn weights(&self, weights_dir: &Path) -> Vec<WeightFile> {

@@ -43,7 +43,7 @@ pub struct Latents {
 impl Latents {
     pub(super) fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
         let (layered, plan) = self.recipe.plan()?;
-        check_device(&layered, &plan)?;
+        check_device(&layered, &plan.recipe.device)?;
         let device = DeviceChoice::parse(&plan.recipe.device).and_then(ops::open).context("device")?;
         let dataset = plan.recipe.data.open(&plan.dataset_context()).context("data")?;
         ensure!(dataset.latents().is_none(), "data: these are cached latents already; name the pictures");
