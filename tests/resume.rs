@@ -247,7 +247,7 @@ fn runs_of_other_recipes_that_are_killed_end_bit_equal_too() {
         ("recipes/jit-irepa.yaml", small(&jit)),
         ("recipes/jit-meanflow-irepa.yaml", small(&jit)),
         ("recipes/irepa-e.yaml", small(&program).into_iter().chain(whole_batch).collect()),
-        ("recipes/vae.yaml", alone.collect()),
+        ("recipes/vae.yaml", alone.chain(["program.num_statistics=64"]).collect()),
     ];
     for (recipe, sets) in recipes {
         let desk = Desk::new();
