@@ -18,7 +18,7 @@ use realign::plugin::{
 };
 use realign::recipe::Check;
 use realign::streams::Streams;
-use realign::train::{Ema, Gradients, Optimizer, OptimizerSettings, Preview, ReadTensors, WriteTensors, pixels};
+use realign::train::{Ema, Gradients, Optimizer, OptimizerSettings, Preview, ReadTensors, WriteTensors, images};
 use realign::weights::{StateDict, load_state_dict, state_dict, to_host};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -156,7 +156,7 @@ struct Validation {
 
 impl Program for Classification {
     fn step(&mut self, batch: &Batch, _: &Streams, learning_rate: f64) -> Result<Vec<(String, Tensor<1>)>> {
-        let logits = self.network.logits(Tensor::from_inner(pixels(batch, &self.device)?))?;
+        let logits = self.network.logits(Tensor::from_inner(images(batch, &self.device)?))?;
         let right = num_right(logits.clone().inner(), &batch.labels) / batch.labels.len() as f64;
         let loss = cross_entropy(logits, &batch.labels, self.smoothing);
         let shown = loss.clone().inner();
