@@ -15,8 +15,8 @@ use realign::plugin::encoder::WeightFile;
 use realign::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, Condition,
     ConditionSpec, ConditionerConfig, ConditionerContext, ConditionerKind, EncoderConfig, EncoderContext,
-    NormalizerConfig, ObjectiveConfig, PatchGrid, ProjectorConfig, ProjectorContext, ProjectorKind, SamplerConfig,
-    Times,
+    NormalizerConfig, ObjectiveConfig, PatchGrid, ProgramConfig, ProjectorConfig, ProjectorContext, ProjectorKind,
+    SamplerConfig, Times,
 };
 use realign::plugin::{DatasetConfig, DatasetContext};
 use realign::registry::{PluginInfo, check_names, plugins};
@@ -171,6 +171,7 @@ fn every_config_survives_a_round_trip_as_a_recipe_writes_it() {
             "normalizer" => round_trip::<Box<dyn NormalizerConfig>>(plugin),
             "objective" => round_trip::<Box<dyn ObjectiveConfig>>(plugin),
             "projector" => round_trip::<Box<dyn ProjectorConfig>>(plugin),
+            "program" => round_trip::<Box<dyn ProgramConfig>>(plugin),
             "sampler" => round_trip::<Box<dyn SamplerConfig>>(plugin),
             kind => panic!("kind `{kind}` of `{}` has no contract", (plugin.name)()),
         }

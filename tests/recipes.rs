@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use realign::recipe::{Layered, Plan};
+use realign::recipe::{Job, Layered};
 use realign_plugins as _;
 
 fn root() -> PathBuf {
@@ -48,12 +48,15 @@ fn every_recipe_fits_together_in_every_profile_whose_data_is_here() {
                 "tiny-imagenet" => vec!["data.type=shapes".to_string()],
                 _ => vec![],
             };
-            let plan = Layered::load(&path, Some(&profile), &sets).and_then(|layered| Plan::new(&layered));
             if takes_text(&path) && profile != "demo" {
                 continue; // refused, as the next test shows
             }
-            let plan = plan.unwrap_or_else(|error| panic!("{} in {profile}: {error:#}", path.display()));
-            assert_eq!(plan.missing.is_empty(), !profile.starts_with("imagenet"), "{} in {profile}", path.display());
+            let job = Layered::load(&path, Some(&profile), &sets).and_then(|layered| Job::new(&layered));
+            let missing = match job.unwrap_or_else(|error| panic!("{} in {profile}: {error:#}", path.display())) {
+                Job::Diffusion(plan) => plan.missing,
+                Job::Program(plan) => plan.missing,
+            };
+            assert_eq!(missing.is_empty(), !profile.starts_with("imagenet"), "{} in {profile}", path.display());
         }
     }
 }
@@ -103,11 +106,13 @@ fn the_two_arms_of_the_ablation_change_one_thing_each() {
 #[test]
 fn every_recipe_loads_builds_steps_and_samples_in_the_demo() {
     for path in yaml_files("recipes") {
-        let output = Command::new(env!("CARGO_BIN_EXE_realign-under-test"))
-            .args(["check".as_ref(), path.as_os_str(), "--set".as_ref(), "sample.sampler.num_steps=2".as_ref()])
-            .current_dir(root())
-            .output()
-            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_realign-under-test"));
+        command.arg("check").arg(&path).current_dir(root());
+        let job = Job::new(&Layered::load(&path, None, &[]).unwrap()).unwrap();
+        if matches!(job, Job::Diffusion(_)) {
+            command.args(["--set", "sample.sampler.num_steps=2"]);
+        }
+        let output = command.output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success() && text.contains("loads, builds, steps and samples"),

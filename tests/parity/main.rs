@@ -12,6 +12,7 @@ mod inputs;
 mod jit;
 mod mean_flow;
 mod mmdit;
+mod repa_e;
 mod samplers;
 mod sift;
 mod sit;
@@ -61,6 +62,7 @@ const FAMILIES: &[(&str, Runner)] = &[
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
     ("mmdit_", mmdit::mmdit),
+    ("repa_e_iteration", repa_e::iteration),
     ("repa_e_loss_functions", vae_losses::loss_functions),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),

@@ -104,7 +104,8 @@ impl Parts {
             projected.push(projector.forward(taps[0].clone(), self.alignment.grid));
         }
         let targets = if targets.is_empty() { vec![] } else { vec![targets] };
-        let AlignmentLosses { total: aligned, by_term } = self.alignment.loss(&self.model, &taps, targets, 0)?;
+        let AlignmentLosses { total: aligned, by_term } =
+            self.alignment.loss(&self.model.projectors, &taps, targets, 0, |term| term.proj_coeff)?;
         let total = match &aligned {
             Some(aligned) => output.loss.clone() + aligned.clone(),
             None => output.loss.clone(),

@@ -58,7 +58,7 @@ impl Sample {
         let plan = &trained.plan;
         check_device(&trained.layered, &plan.recipe.device)?;
         let checkpoint = trained.checkpoint(self.step)?;
-        let assembly = Assembly::new(plan)?;
+        let assembly = trained.assembly(&checkpoint)?;
         let model = trained.model(&checkpoint, &plan.recipe.sample.weights, &assembly.device)?;
         let prompts = self.prompts(plan, &assembly)?;
         let sampling = Sampling::new(&plan.recipe.sample, self.seed);

@@ -103,16 +103,23 @@ pub fn draw_prompts(
     };
     ops::guard(|| {
         let samples = sampler.sample(request)?;
-        let pictures = assembly.autoencoder.decode(samples);
-        let [_, channels, height, width] = pictures.dims();
-        let values = to_host(pictures);
-        let pixels = height * width;
-        let mut bytes = Vec::with_capacity(values.len());
-        for picture in values.chunks_exact(channels * pixels) {
-            for pixel in 0..pixels {
-                bytes.extend((0..channels).map(|c| quantize(picture[c * pixels + pixel], sampling.quantization)));
-            }
-        }
-        Ok(bytes)
+        Ok(picture_bytes(assembly.autoencoder.decode(samples), sampling.quantization))
     })
+}
+
+/// Bytes of pictures, in the order picture, row, column, channel.
+///
+/// # Shapes
+/// * `pictures`: `[batch, channels, height, width]`, −1 is black and 1 white
+pub fn picture_bytes(pictures: Tensor<4>, quantization: Quantization) -> Vec<u8> {
+    let [_, channels, height, width] = pictures.dims();
+    let values = to_host(pictures);
+    let pixels = height * width;
+    let mut bytes = Vec::with_capacity(values.len());
+    for picture in values.chunks_exact((channels * pixels).max(1)) {
+        for pixel in 0..pixels {
+            bytes.extend((0..channels).map(|c| quantize(picture[c * pixels + pixel], quantization)));
+        }
+    }
+    bytes
 }

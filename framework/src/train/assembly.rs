@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use super::alignment::{Alignment, Term};
 use super::cache_choice::CacheChoice;
 use super::cached;
 use super::feature_cache::FeatureCache;
 use super::model::{TrainModel, build_conditioner};
+use super::pictures::images;
 use crate::data::loader::Batch;
 use crate::erase::Slot;
 use crate::nn::ParamBuilder;
@@ -133,7 +134,7 @@ impl Assembly {
     /// # Errors
     /// A part refuses the batch.
     pub fn loss(&self, model: &TrainModel, batch: &Batch, streams: &Streams) -> Result<MicroLoss> {
-        let images = pixels(batch, &self.device)?;
+        let images = images(batch, &self.device)?;
         let training = self.device.clone().autodiff();
         let taps = self.alignment.taps(streams.step);
         let targets = self.alignment.targets(streams.step, |at, encoder| self.features(at, encoder, &images, batch))?;
@@ -150,7 +151,8 @@ impl Assembly {
         let output = self.objective.loss(&*model.backbone, input)?;
         let mut scalars: Vec<_> =
             output.scalars.into_iter().map(|(name, value)| (format!("train/{name}"), value)).collect();
-        let aligned = self.alignment.loss(model, &output.taps, targets, streams.step)?;
+        let aligned =
+            self.alignment.loss(&model.projectors, &output.taps, targets, streams.step, |term| term.proj_coeff)?;
         for (i, loss) in aligned.by_term {
             let suffix = if i == 0 { String::new() } else { format!("_{i}") };
             scalars.push((format!("train/align_loss{suffix}"), loss));
@@ -165,19 +167,6 @@ impl Assembly {
         scalars.push(("train/loss".into(), total.clone().detach()));
         Ok(MicroLoss { total, scalars })
     }
-}
-
-/// A batch's pictures as floats in 0..255, `[batch, 3, height, width]`.
-///
-/// # Errors
-/// The batch has not as many bytes as its pictures need.
-pub fn pixels(batch: &Batch, device: &Device) -> Result<Tensor<4>> {
-    let (count, side) = (batch.labels.len(), batch.image_size);
-    if batch.images.len() != count * 3 * side * side {
-        bail!("a batch of {count} pictures of side {side} has {} bytes", batch.images.len());
-    }
-    let values: Vec<f32> = batch.images.iter().map(|byte| f32::from(*byte)).collect();
-    Ok(Tensor::from_data(TensorData::new(values, [count, 3, side, side]), device))
 }
 
 fn build_term(plan: &Plan, term: &AlignmentTerm, device: &Device) -> Result<Term> {

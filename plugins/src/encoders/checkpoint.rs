@@ -97,7 +97,7 @@ impl EncoderConfig for CheckpointConfig {
         );
         Ok(Box::new(TrainedTokens {
             backbone: model.backbone,
-            autoencoder: Slot::new(recipe.autoencoder.build(&ctx.weights_dir, device).context("autoencoder")?),
+            autoencoder: Slot::new(trained.autoencoder(&checkpoint, &ctx.weights_dir, device)?),
             null,
             noise: objective.start(Tensor::from_data(noise, device)) * point.sigma,
             share: point.alpha,

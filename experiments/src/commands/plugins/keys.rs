@@ -21,10 +21,15 @@ pub(super) fn keys(schema: &Value, defaults: Option<&serde_yaml::Value>) -> Vec<
     let key = |(name, property): (&String, &Value)| Key {
         name: name.clone(),
         allowed: allowed(property, schema),
-        default: default(name, property, defaults),
+        default: default(name, property, defaults).or_else(|| (!is_required(name, schema)).then(|| "null".into())),
         description: property.get("description").and_then(Value::as_str).unwrap_or_default().to_string(),
     };
     properties.iter().map(key).collect()
+}
+
+fn is_required(name: &str, schema: &Value) -> bool {
+    let required = schema.get("required").and_then(Value::as_array);
+    required.is_some_and(|names| names.iter().any(|required| required == name))
 }
 
 fn default(name: &str, property: &Value, defaults: Option<&serde_yaml::Value>) -> Option<String> {

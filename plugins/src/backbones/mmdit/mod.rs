@@ -4,6 +4,7 @@
 //! `models/mmdit.py`, as its text-to-image experiments use it: no pooled text vector, heads of 32 channels.
 
 mod config;
+mod layouts;
 mod network;
 mod stream;
 

@@ -18,6 +18,7 @@ use realign::nn::ParamBuilder;
 use realign::plugin::encoder::WeightFile;
 use realign::plugin::{Condition, ConditionSpec, Conditioner, ConditionerConfig, ConditionerContext};
 use realign::recipe::Check;
+use realign::weights::PublishedWeights;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +26,22 @@ use files::Folder;
 use network::TextTransformer;
 use tokens::ClipTokenizer;
 
-const PUBLISHED: &str = "clip-vit-large-patch14";
+const PUBLISHED: &str = "clip-vit-large-patch14"; // folder of the files below
+
+/// Sizes, weights and tokenizer, in the order of [`Folder::needed`].
+fn published() -> Vec<PublishedWeights> {
+    let file = |name: &str, file: &str, layout: &str| {
+        let url = format!("https://huggingface.co/openai/{PUBLISHED}/resolve/main/{file}");
+        PublishedWeights::new(name, &format!("{PUBLISHED}/{file}"), &url, layout, "MIT")
+    };
+    vec![
+        file("clip-vit-large-patch14-config", "config.json", "JSON"),
+        file("clip-vit-large-patch14", "model.safetensors", "Hugging Face"),
+        file("clip-vit-large-patch14-tokenizer", "tokenizer.json", "JSON"),
+    ]
+}
+
+realign::publish_weights!(published);
 
 /// `clip_text`: features of CLIP's text encoder, which stays as it is; by default that of ViT-L/14.
 ///
@@ -92,12 +108,8 @@ impl ConditionerConfig for ClipTextConfig {
     }
 
     fn weights(&self, weights_dir: &Path) -> Vec<WeightFile> {
-        let folder = self.folder(weights_dir);
-        let command = format!(
-            "huggingface-cli download openai/{PUBLISHED} config.json model.safetensors tokenizer.json --local-dir {}",
-            folder.path.display()
-        );
-        folder.needed().into_iter().map(|path| WeightFile { path, command: command.clone() }).collect()
+        let needed = self.folder(weights_dir).needed();
+        published().iter().zip(needed).map(|(file, path)| file.file_at(Some(&path), weights_dir)).collect()
     }
 
     fn build(&self, ctx: &ConditionerContext, params: &ParamBuilder) -> Result<Box<dyn Conditioner>> {

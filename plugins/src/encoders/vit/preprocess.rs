@@ -65,7 +65,7 @@ impl Preprocessing {
     pub fn describe(self) -> String {
         let resized = format!("resized ({})", word(&self.resize));
         let normalized = match self.normalization {
-            Normalization::None => "0..1".into(),
+            Normalization::None => "left to the network".into(),
             normalization => format!("normalized ({})", word(&normalization)),
         };
         let [first, second] = if self.normalize_first { [normalized, resized] } else { [resized, normalized] };
