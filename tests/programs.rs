@@ -83,11 +83,17 @@ impl Bench {
 
     fn batch(&self, pictures: &Reconstruction) -> TrainingBatch {
         let images = (pictures.pictures.clone().inner() + 1.0) * 127.5;
+        let model = self.networks.model.train_model();
+        let conditioner = self.assembly.conditioner(&model);
         TrainingBatch {
-            condition: self.assembly.conditioner.condition(&[0, 1, 2], &[None, None, None], &self.device).unwrap(),
-            null: self.assembly.conditioner.null(3, &self.device),
+            condition: conditioner.condition(&[0, 1, 2], &[None, None, None], &self.device).unwrap(),
+            null: conditioner.null(3, &self.device),
             draws: self.assembly.objective.draw(pictures.latents.dims(), &Streams::new(2), &self.device),
-            targets: self.assembly.alignment.targets(&images, 0).unwrap(),
+            targets: self
+                .assembly
+                .alignment
+                .targets(0, |_, encoder| Ok(encoder.encode(images.clone())?.tokens))
+                .unwrap(),
         }
     }
 
