@@ -39,7 +39,7 @@ pub use elements::ElementType;
 pub use key_map::KeyMap;
 pub use layout::{CheckpointLayout, LayoutContext, checkpoint_layouts, find_layout};
 pub use modules::{ParamInfo, load_state_dict, parameters, state_dict, to_host};
-pub use published::{Expectation, PublishedWeights, WeightSource, find_published, published_weights};
+pub use published::{Expectation, PublishedTable, PublishedWeights, WeightSource, find_published, published_weights};
 pub use safetensors_file::{read_safetensors, write_safetensors};
 pub use tensor_file::{TensorFile, TensorInfo, read_weights};
 pub use torch_writer::write_torch;

@@ -85,6 +85,19 @@ macro_rules! publish_weights {
     };
 }
 
+/// Published weights that a plugin reads from a table of its own.
+#[doc(hidden)]
+pub struct PublishedTable(pub fn() -> &'static [PublishedWeights]);
+inventory::collect!(PublishedTable);
+
+/// Submits a function that returns a table of [`PublishedWeights`].
+#[macro_export]
+macro_rules! publish_weight_table {
+    ($table:path) => {
+        $crate::registry::inventory::submit! { $crate::weights::PublishedTable($table) }
+    };
+}
+
 impl PublishedWeights {
     /// The file that a plugin reads: `own` where the recipe names one, else the expected place; with the command that
     /// gets it.
@@ -126,6 +139,7 @@ impl PublishedWeights {
 /// All published weights that plugins know, by name.
 pub fn published_weights() -> Vec<&'static PublishedWeights> {
     let mut all: Vec<_> = inventory::iter::<Published>.into_iter().map(|entry| entry.0).collect();
+    all.extend(inventory::iter::<PublishedTable>.into_iter().flat_map(|table| (table.0)()));
     all.sort_by_key(|weights| weights.name);
     all
 }

@@ -214,28 +214,18 @@ impl VitConfig {
 
     /// The file of weights, or none where they are drawn.
     fn file(&self, weights_dir: &Path) -> Result<Option<WeightFile>> {
-        let preset = self.published()?;
-        let path = match (&self.weights, preset) {
-            (Some(WeightsChoice::Random), _) => return Ok(None),
-            (Some(WeightsChoice::File(path)), _) => path.clone(),
-            (None, Some(preset)) => weights_dir.join(preset.file()),
+        let own = match &self.weights {
+            Some(WeightsChoice::Random) => return Ok(None),
+            Some(WeightsChoice::File(path)) => Some(path.as_path()),
+            None => None,
+        };
+        match (self.published()?.and_then(Preset::weights), own) {
+            (Some(weights), own) => Ok(Some(weights.file_at(own, weights_dir))),
+            (None, Some(path)) => {
+                Ok(Some(WeightFile { path: path.to_path_buf(), command: format!("cp YOUR_FILE {}", path.display()) }))
+            }
             (None, None) => bail!("`weights` is missing; give a file, `random`, or a `preset`"),
-        };
-        let command = match preset {
-            Some(preset) => download(preset, &path),
-            None => format!("cp YOUR_FILE {}", path.display()),
-        };
-        Ok(Some(WeightFile { path, command }))
-    }
-}
-
-fn download(preset: &Preset, path: &Path) -> String {
-    let (path, url) = (path.display(), &preset.url);
-    match preset.is_gated {
-        true => format!(
-            "curl --create-dirs -L -H \"Authorization: Bearer $HF_TOKEN\" -o {path} {url} # accept its license there first"
-        ),
-        false => format!("curl --create-dirs -L -o {path} {url}"),
+        }
     }
 }
 
