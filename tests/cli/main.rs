@@ -8,4 +8,5 @@ mod mistakes;
 mod pictures;
 mod program;
 mod run_folders;
+mod spatial;
 mod weights;

@@ -4,12 +4,15 @@
 //! backend: name, largest forward error, largest gradient error, verdict.
 
 mod case;
+mod clip_text;
 mod compare;
 mod encoders_vit;
 mod further_encoders;
 mod inputs;
 mod jit;
 mod mean_flow;
+mod mmdit;
+mod repa_e;
 mod samplers;
 mod sift;
 mod sit;
@@ -33,6 +36,7 @@ type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
 const FAMILIES: &[(&str, Runner)] = &[
+    ("conditioner_clip_text", clip_text::clip_text),
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_clip_hf", encoders_vit::clip_hf),
     ("encoder_clip_openai", encoders_vit::clip_openai),
@@ -57,6 +61,8 @@ const FAMILIES: &[(&str, Runner)] = &[
     ("encoder_siglip", encoders_vit::siglip),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
+    ("mmdit_", mmdit::mmdit),
+    ("repa_e_iteration", repa_e::iteration),
     ("repa_e_loss_functions", vae_losses::loss_functions),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),

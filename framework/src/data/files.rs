@@ -207,7 +207,11 @@ fn check_entry_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>> {
+/// The bytes of one file of at most [`MAX_FILE_BYTES`].
+///
+/// # Errors
+/// It is absent, unreadable or longer.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     read_at_most(file, length)

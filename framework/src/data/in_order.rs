@@ -79,7 +79,7 @@ mod tests {
         fn get(&self, idx: usize) -> Result<Example> {
             ensure!(idx != 13, "it is broken");
             let pixels = (0..3 * 5 * 7).map(|at| (at + idx) as u8).collect();
-            Ok(Example { image: RgbImage::new(7, 5, pixels)?, label: 0, caption: None, mask: None })
+            Ok(Example { image: RgbImage::new(7, 5, pixels)?, label: 0, captions: vec![], mask: None })
         }
     }
 

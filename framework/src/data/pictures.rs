@@ -84,7 +84,7 @@ impl Dataset for Pictures {
     fn get(&self, idx: usize) -> Result<Example> {
         let bytes = self.bytes(idx)?;
         let image = self.fit.apply(&decode(&bytes, &self.files.place(&self.names[idx]))?, self.size);
-        Ok(Example { image, label: 0, caption: None, mask: None })
+        Ok(Example { image, label: 0, captions: vec![], mask: None })
     }
 }
 

@@ -43,7 +43,7 @@ pub fn tap_features(
         let input = BackboneInput {
             x: x0 * point.alpha + noise * point.sigma,
             times: Times { t, r },
-            condition: assembly.conditioner.null(batch, device),
+            condition: assembly.conditioner(model).null(batch, device),
             taps,
         };
         Ok(model.backbone.forward(input).taps)

@@ -245,6 +245,7 @@ impl Recipe {
     /// Reports every value that cannot work on its own or with its neighbors.
     pub fn validate(&self, check: &mut Check<'_>) {
         validate_device(&self.device, check);
+        check.within("data", |check| self.data.validate(check));
         check.range("image_size", self.image_size, 1, 4096);
         check.range("flip", self.flip, 0.0, 1.0);
         check.within("loader", |check| {
@@ -265,6 +266,20 @@ impl Recipe {
         if let Some(program) = &self.program {
             check.within("program", |check| program.validate(check));
             self.log.has_no_spatial(check);
+            program.validate_with(self, check);
+            if program.trains_autoencoder() && !self.autoencoder.has_posterior() {
+                let name = (self.autoencoder.info().name)();
+                check.bad(
+                    "autoencoder.type",
+                    format!("autoencoder `{name}` has no posterior that the program could train"),
+                );
+            }
+            if self.train.micro_batch_size != self.train.global_batch_size {
+                check.bad(
+                    "train.micro_batch_size",
+                    "a program takes the whole batch at once; set it to global_batch_size",
+                );
+            }
         }
     }
 }

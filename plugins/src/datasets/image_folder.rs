@@ -155,7 +155,7 @@ impl Dataset for ImageFolder {
             Err(error) if self.skips_broken && idx < self.pictures.len() => self.replacement(idx, error)?,
             loaded => loaded?,
         };
-        Ok(Example { image, label, caption: None, mask: None })
+        Ok(Example { image, label, captions: vec![], mask: None })
     }
 
     fn num_replaced(&self) -> usize {

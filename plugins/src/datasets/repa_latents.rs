@@ -162,7 +162,7 @@ impl Dataset for RepaLatents {
             }
             None => RgbImage::new(1, 1, vec![0; 3])?, // nobody looks at it: alignment without pictures is refused
         };
-        Ok(Example { image, label, caption: None, mask: None })
+        Ok(Example { image, label, captions: vec![], mask: None })
     }
 
     fn latents(&self) -> Option<&dyn CachedLatents> {

@@ -9,7 +9,7 @@ use realign::nn::ParamBuilder;
 use realign::plugin::encoder::WeightFile;
 use realign::plugin::{Autoencoder, AutoencoderConfig, LatentShape};
 use realign::recipe::Check;
-use realign::weights::{load_state_dict, read_weights};
+use realign::weights::{StateDict, load_state_dict, read_weights};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -214,7 +214,7 @@ impl SdVaeConfig {
         }
     }
 
-    fn build_with(&self, norm: LatentNorm, weights_dir: &Path, device: &Device) -> Result<Box<dyn Autoencoder>> {
+    fn build_normalized(&self, norm: LatentNorm, weights_dir: &Path, device: &Device) -> Result<Box<dyn Autoencoder>> {
         let sizes = self.sizes()?;
         let seed = if let Weights::Random { seed } = self.weights { seed } else { 0 };
         let network = AutoencoderKl::new(&sizes, norm, &ParamBuilder::new(device, seed));
@@ -261,11 +261,22 @@ impl AutoencoderConfig for SdVaeConfig {
                 stats().with_context(|| format!("`{}`", path.display()))?
             }
         };
-        self.build_with(norm, weights_dir, device)
+        self.build_normalized(norm, weights_dir, device)
     }
 
     fn build_unnormalized(&self, weights_dir: &Path, device: &Device) -> Result<Box<dyn Autoencoder>> {
-        self.build_with(LatentNorm::fixed(1.0, self.sizes()?.latent_channels)?, weights_dir, device)
+        self.build_normalized(LatentNorm::fixed(1.0, self.sizes()?.latent_channels)?, weights_dir, device)
+    }
+
+    fn has_posterior(&self) -> bool {
+        true
+    }
+
+    fn build_with(&self, weights: StateDict, device: &Device) -> Result<Box<dyn Autoencoder>> {
+        let sizes = self.sizes()?;
+        let norm = LatentNorm::fixed(1.0, sizes.latent_channels)?;
+        let network = AutoencoderKl::new(&sizes, norm, &ParamBuilder::new(device, 0));
+        Ok(Box::new(load_state_dict(network, weights)?))
     }
 
     fn validate(&self, check: &mut Check<'_>) {

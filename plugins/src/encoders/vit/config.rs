@@ -214,18 +214,18 @@ impl VitConfig {
 
     /// The file of weights, or none where they are drawn.
     fn file(&self, weights_dir: &Path) -> Result<Option<WeightFile>> {
-        let own = match &self.weights {
-            Some(WeightsChoice::Random) => return Ok(None),
-            Some(WeightsChoice::File(path)) => Some(path.as_path()),
-            None => None,
-        };
-        match (self.published()?.and_then(Preset::weights), own) {
-            (Some(weights), own) => Ok(Some(weights.file_at(own, weights_dir))),
-            (None, Some(path)) => {
-                Ok(Some(WeightFile { path: path.to_path_buf(), command: format!("cp YOUR_FILE {}", path.display()) }))
-            }
+        let preset = self.published()?;
+        let path = match (&self.weights, preset) {
+            (Some(WeightsChoice::Random), _) => return Ok(None),
+            (Some(WeightsChoice::File(path)), _) => path.clone(),
+            (None, Some(preset)) => weights_dir.join(preset.file()),
             (None, None) => bail!("`weights` is missing; give a file, `random`, or a `preset`"),
-        }
+        };
+        let command = match preset {
+            Some(preset) => preset.published().command(&path),
+            None => format!("cp YOUR_FILE {}", path.display()),
+        };
+        Ok(Some(WeightFile { path, command }))
     }
 }
 

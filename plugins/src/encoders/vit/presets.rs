@@ -2,7 +2,6 @@
 
 use std::sync::LazyLock;
 
-use realign::weights::{PublishedWeights, WeightSource};
 use serde::Deserialize;
 use serde_yaml::Mapping;
 
@@ -21,8 +20,6 @@ pub struct Preset {
     pub rank: Option<usize>,
     /// Address of the weights.
     pub url: String,
-    /// Name of their file on disk.
-    pub file: String,
     /// Whether their license must be accepted on the page of the files before they can be had.
     pub is_gated: bool,
     /// License of the weights.
@@ -69,63 +66,26 @@ impl Preset {
         presets().iter().find(|preset| preset.name == name)
     }
 
-    /// Its weights, as `weights list` shows them. Presets that read the same file share an entry.
-    pub fn weights(&self) -> Option<&'static PublishedWeights> {
-        published().iter().find(|weights| weights.file == self.file)
-    }
-}
-
-/// One entry for each file.
-fn published() -> &'static [PublishedWeights] {
-    static PUBLISHED: LazyLock<Vec<PublishedWeights>> = LazyLock::new(|| {
-        let mut all: Vec<PublishedWeights> = vec![];
-        for preset in presets() {
-            if all.iter().all(|weights| weights.file != preset.file) {
-                all.push(PublishedWeights {
-                    name: &preset.name,
-                    file: &preset.file,
-                    source: source(&preset.url),
-                    layout: &preset.layouts,
-                    license: &preset.license,
-                    gated: preset.is_gated,
-                    num_bytes: None,
-                    sha256: None,
-                    expects: None,
-                });
-            }
+    /// Name of the weight file on disk. Files that are all called `model` get the name of their repository.
+    pub fn file(&self) -> String {
+        let mut parts = self.url.rsplit('/');
+        match (parts.next(), parts.nth(2)) {
+            (Some("model.safetensors"), Some(repository)) => format!("{repository}.safetensors"),
+            (file, _) => file.unwrap_or(&self.name).to_string(),
         }
-        all
-    });
-    &PUBLISHED
-}
-realign::publish_weight_table!(published);
-
-fn source(url: &'static str) -> WeightSource {
-    let on_hub = url.strip_prefix("https://huggingface.co/").and_then(|path| path.split_once("/resolve/main/"));
-    on_hub.map_or(WeightSource::Url(url), |(repo, file)| WeightSource::Hub { repo, file })
-}
-
-/// Name of an address's file on disk. Files that are all called `model` get the name of their repository.
-fn file_name(url: &str) -> String {
-    let mut parts = url.rsplit('/');
-    match (parts.next(), parts.nth(2)) {
-        (Some("model.safetensors"), Some(repository)) => format!("{repository}.safetensors"),
-        (file, _) => file.unwrap_or(url).to_string(),
     }
 }
 
 impl Family {
     fn presets(self) -> impl Iterator<Item = Preset> {
         let Self { title, address, license, is_gated, layouts, settings, presets } = self;
-        let url = move |file: &str| format!("{address}{file}");
         presets.into_iter().map(move |row| Preset {
             name: row.name,
             title: title.clone(),
             settings: settings.clone().into_iter().chain(row.settings).collect(),
             parameters: row.parameters,
             rank: row.rank,
-            file: file_name(&url(&row.file)),
-            url: url(&row.file),
+            url: format!("{address}{}", row.file),
             is_gated,
             license: license.clone(),
             layouts: layouts.clone(),
@@ -191,13 +151,13 @@ mod tests {
 
     #[test]
     fn weight_files_have_names_of_their_own() {
-        let file = |name: &str| Preset::find(name).unwrap().file.as_str();
+        let file = |name: &str| Preset::find(name).unwrap().file();
         assert_eq!(file("dinov2-vit-b"), "dinov2_vitb14_pretrain.pth");
         assert_eq!(file("siglip2-vit-g"), "siglip2-giant-opt-patch16-256.safetensors");
         for preset in presets() {
-            let same_file = presets().iter().filter(|other| other.file == preset.file);
+            let same_file = presets().iter().filter(|other| other.file() == preset.file());
             assert!(same_file.clone().all(|other| other.url == preset.url), "{}", preset.name);
-            assert_eq!(preset.weights().unwrap().url().as_ref(), Some(&preset.url));
+            assert!(preset.file().contains('.'), "{}", preset.file());
         }
     }
 }

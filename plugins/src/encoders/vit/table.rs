@@ -45,7 +45,7 @@ fn row(preset: &Preset, Settings { architecture: a, .. }: &Settings) -> String {
         a.mlp_size,
         a.num_registers,
         preset.parameters,
-        preset.file
+        preset.file()
     )
 }
 
