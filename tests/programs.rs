@@ -14,7 +14,7 @@ use realign::checkpoint::{TrainedAutoencoder, TrainedRun};
 use realign::erase::Slot;
 use realign::ops::{DeviceChoice, open};
 use realign::plugin::{AutoencoderKind, Draws};
-use realign::recipe::{Decayed, Layered, Plan};
+use realign::recipe::{Decayed, Layered, Plan, Settings};
 use realign::reconstruction::{DiscriminatorSection, LossSection, Reconstruction, ReconstructionLoss};
 use realign::streams::Streams;
 use realign::train::{Assembly, Gradients, OptimizerSettings, build_model, example_images};
@@ -202,7 +202,7 @@ fn a_run_keeps_every_network_and_samples_with_its_own_autoencoder() {
     let scale: Vec<f32> = ema["bn.running_var"].values.iter().map(|variance| variance.sqrt().recip()).collect();
     assert_eq!(statistics["latents_scale"].values, scale);
 
-    let trained = TrainedRun::open(&desk.path("run"), &[]).unwrap();
+    let trained = TrainedRun::open(&Settings::default(), &desk.path("run"), &[]).unwrap();
     let checkpoint = trained.checkpoint(None).unwrap();
     let assembly = trained.assembly(&checkpoint).unwrap();
     assert_eq!(state_dict(&assembly.autoencoder), read("vae"));
