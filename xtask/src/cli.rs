@@ -5,8 +5,8 @@ use anyhow::{Result, bail};
 use std::{ffi::OsString, process::ExitCode};
 
 /// Commands the `realign` program answers.
-const HANDED_OVER: [&str; 10] =
-    ["run", "sample", "explain", "check", "plugins", "new", "bench", "weights", "import", "export"];
+const HANDED_OVER: [&str; 11] =
+    ["run", "sample", "prepare", "explain", "check", "plugins", "new", "bench", "weights", "import", "export"];
 /// Commands answered here.
 const OWN: [&str; 4] = ["test", "doctor", "libtorch", "help"];
 
@@ -15,6 +15,7 @@ Usage: cargo xtask <COMMAND> [OPTIONS]
 
   run RECIPE        train as the recipe says; the same command again continues the run
   sample RUN        draw pictures from a trained run
+  prepare WHAT      crop pictures or compute latents once, before training
   explain RECIPE    the resolved recipe, where each value came from, sizes and costs
   check RECIPE      load, build and step one recipe
   plugins           every plugin by kind, with its settings

@@ -43,7 +43,7 @@ pub struct Latents {
 impl Latents {
     pub(super) fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
         let (layered, plan) = self.recipe.plan()?;
-        check_device(&layered, &plan)?;
+        check_device(&layered, &plan.recipe.device)?;
         let device = DeviceChoice::parse(&plan.recipe.device).and_then(ops::open).context("device")?;
         let dataset = plan.recipe.data.open(&plan.dataset_context()).context("data")?;
         ensure!(dataset.latents().is_none(), "data: these are cached latents already; name the pictures");
@@ -105,7 +105,7 @@ fn encode_missing(
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(READY);
         scope.spawn(move || read_ahead(settings, dataset, &shards, &sender));
-        write_shards(writer, &receiver, variational, device, (out, &bar))
+        write_shards(writer, receiver, variational, device, (out, &bar))
     })?;
     bar.finish_and_clear();
     Ok(())
@@ -113,7 +113,7 @@ fn encode_missing(
 
 fn write_shards(
     writer: &CacheWriter,
-    batches: &Receiver<Result<Batch>>,
+    batches: Receiver<Result<Batch>>, // owned: dropped at an error, so that the reading thread ends
     variational: &dyn Variational,
     device: &Device,
     (out, bar): (&mut dyn Write, &ProgressBar),
