@@ -11,6 +11,8 @@ use plotters::style::{FontStyle, RGBColor, register_font};
 use realign::log::save_png;
 
 const FONT: &str = "sans-serif";
+/// Pixels by which plotters sets text above the middle that it was given.
+pub const TEXT_DROP: i32 = 3;
 
 /// What charts draw on.
 pub type Area<'a> = DrawingArea<BitMapBackend<'a>, Shift>;
