@@ -101,7 +101,7 @@ mod tests {
         };
         let two = marks(&[row(0.5), row(0.2)]);
         assert!(two > 2 * 150, "{two}");
-        assert!(marks(&[row(0.5), row(f64::NAN)]) < two);
+        assert_eq!(marks(&[row(f64::NAN)]), 0);
         interval_chart("", "", "", &[]).unwrap();
     }
 }
