@@ -1,7 +1,7 @@
 //! The page: pictures with their anchors, and heat maps in two halves under one color scale.
 
 use anyhow::Result;
-use plotters::element::{PathElement, Polygon, Text};
+use plotters::element::{Circle, PathElement, Polygon, Text};
 use plotters::prelude::{Color, Rectangle};
 use plotters::style::text_anchor::{HPos, VPos};
 use realign::data::RgbImage;
@@ -137,13 +137,10 @@ fn marks(area: &Area<'_>, layout: &Layout, row: usize, grid: PatchGrid, anchors:
         let (x, y) = ((LEFT + dx) as i32, (y + dy) as i32);
         star(area, (x, y))?;
         // Beside the star, on whichever side there is room.
-        let (shift, side) = if dx > CELL / 2 { (-11, HPos::Right) } else { (11, HPos::Left) };
-        let number = (i + 1).to_string();
-        for (ox, oy) in [(-1, 0), (1, 0), (0, -1), (0, 1)] {
-            let style = text_style(SMALL, plotters::style::WHITE, side, VPos::Center);
-            area.draw(&Text::new(number.clone(), (x + shift + ox, y + oy), style))?;
-        }
-        area.draw(&Text::new(number, (x + shift, y), text_style(SMALL, RED, side, VPos::Center)))?;
+        let beside = if dx > CELL / 2 { x - 19 } else { x + 19 };
+        area.draw(&Circle::new((beside, y), 9, plotters::style::WHITE.filled()))?;
+        let number = Text::new((i + 1).to_string(), (beside, y), text_style(SMALL, INK, HPos::Center, VPos::Center));
+        area.draw(&number)?;
     }
     for half in 0..2 {
         for column in 0..=layout.num_maps {
