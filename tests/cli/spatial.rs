@@ -51,7 +51,7 @@ fn spatial_normalization_takes_an_overlay_away() {
     assert!(answer.out.contains("(its mask)"), "{}", answer.out);
     assert!(desk.path("viz/0.png").is_file());
     let array = fs::read(desk.path("viz/maps/0-overlay-before.npy")).unwrap();
-    assert!(array.starts_with(b"\x93NUMPY") && array.len() % 64 == 0, "{}", array.len());
+    assert!(array.starts_with(b"\x93NUMPY") && array.len().is_multiple_of(64), "{}", array.len());
 }
 
 #[test]
