@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use realign::recipe::{Job, Layered};
+use realign::recipe::{Job, Layered, Plan};
 use realign_plugins as _;
 
 fn root() -> PathBuf {
