@@ -107,7 +107,7 @@ pub fn export(plan: &Plan, layout: &CheckpointLayout, run_dir: &Path, from: &Che
     let map = layout.key_map_for(plan);
     let (section, emas) = (|prefix: &'static str| prefix.trim_end_matches('.'), &plan.recipe.train.ema);
     // Official code asks for all averages; what the run does not have is its last one, or the weights.
-    let of_run = |i| emas.get(i).or(emas.last()).map_or("model".to_string(), |ema| format!("ema-{}", ema.name));
+    let of_run = |i: usize| emas.get(i).or(emas.last()).map_or("model".to_string(), |ema| format!("ema-{}", ema.name));
     let named = layout.averages.iter().enumerate().map(|(i, prefixes)| (prefixes, of_run(i)));
     let mut sections = vec![];
     for (prefixes, name) in [(&layout.model, "model".to_string())].into_iter().chain(named) {
