@@ -14,8 +14,9 @@ use realign::ops::{DeviceChoice, open};
 use realign::plugin::encoder::WeightFile;
 use realign::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, Condition,
-    ConditionSpec, ConditionerConfig, ConditionerContext, EncoderConfig, EncoderContext, NormalizerConfig,
-    ObjectiveConfig, PatchGrid, ProjectorConfig, ProjectorContext, ProjectorKind, SamplerConfig, Times,
+    ConditionSpec, ConditionerConfig, ConditionerContext, ConditionerKind, EncoderConfig, EncoderContext,
+    NormalizerConfig, ObjectiveConfig, PatchGrid, ProgramConfig, ProjectorConfig, ProjectorContext, ProjectorKind,
+    SamplerConfig, Times,
 };
 use realign::plugin::{DatasetConfig, DatasetContext};
 use realign::registry::{PluginInfo, check_names, plugins};
@@ -52,6 +53,10 @@ fn config<T: DeserializeOwned>(plugin: &PluginInfo) -> T {
         ("num_context_tokens", 3.into()),
         ("projector_dim", 17.into()),
     ];
+    if plugin.kind == "encoder" && map.get("encoder").is_some_and(Value::is_null) {
+        // One that wraps another has no default for it.
+        map.insert("encoder".into(), serde_yaml::from_str("{type: hog}").expect("a section"));
+    }
     for (key, size) in small {
         if matches!(plugin.kind, "backbone" | "projector") && map.contains_key(key) {
             map.insert(key.into(), size);
@@ -68,12 +73,24 @@ fn devices() -> Vec<Device> {
     }
 }
 
-fn context() -> BackboneContext {
-    BackboneContext { input: [3, 10, 14], condition: ConditionSpec::Labels { num_classes: 7 }, has_interval: false }
+/// What a backbone is told: labels, or text where it takes that alone.
+fn context(backbone: &PluginInfo) -> BackboneContext {
+    let labels = ConditionSpec::Labels { num_classes: 7 };
+    let with = |condition| BackboneContext { input: [3, 10, 14], condition, has_interval: false };
+    let takes_labels = config::<Box<dyn BackboneConfig>>(backbone).spec(&with(labels)).is_ok();
+    with(if takes_labels { labels } else { ConditionSpec::Text { tokens: 5, channels: 6 } })
+}
+
+/// Conditions of this kind; text stands for the label whose number seeds it.
+fn conditions(spec: ConditionSpec, labels: &[i64], device: &Device) -> Condition {
+    let ConditionSpec::Text { tokens, channels } = spec else { return Condition::labels(labels, device) };
+    let text = |label: &i64| Streams::new(*label as u64).normal("text", tokens * channels);
+    let values: Vec<f32> = labels.iter().flat_map(text).collect();
+    Condition::Text(Tensor::from_data(burn::tensor::TensorData::new(values, [labels.len(), tokens, channels]), device))
 }
 
 fn build(backbone: &PluginInfo, projector: &PluginInfo, device: &Device, seed: u64) -> TrainModel {
-    build_for(&context(), backbone, projector, device, seed)
+    build_for(&context(backbone), backbone, projector, device, seed)
 }
 
 fn build_for(
@@ -92,6 +109,7 @@ fn build_for(
     TrainModel {
         backbone: Slot::<BackboneKind>::new(backbone.build(context, &params).unwrap()),
         projectors: vec![Slot::<ProjectorKind>::new(projector.build(&joins, &params.child("projectors.0")).unwrap())],
+        conditioner: None,
     }
 }
 
@@ -106,11 +124,11 @@ fn shaken(model: TrainModel) -> TrainModel {
     load_state_dict(model, dict).unwrap()
 }
 
-fn input(device: &Device) -> BackboneInput<'static> {
+fn input(backbone: &PluginInfo, device: &Device) -> BackboneInput<'static> {
     let noise = Streams::new(5).normal("x", 2 * 3 * 10 * 14);
     let x = Tensor::from_data(burn::tensor::TensorData::new(noise, [2, 3, 10, 14]), device);
     let times = Times::at(Tensor::from_floats([0.2, 0.7], device));
-    BackboneInput { x, times, condition: Condition::labels(&[3, 7], device), taps: &[1, 2] }
+    BackboneInput { x, times, condition: conditions(context(backbone).condition, &[3, 7], device), taps: &[1, 2] }
 }
 
 #[test]
@@ -153,6 +171,7 @@ fn every_config_survives_a_round_trip_as_a_recipe_writes_it() {
             "normalizer" => round_trip::<Box<dyn NormalizerConfig>>(plugin),
             "objective" => round_trip::<Box<dyn ObjectiveConfig>>(plugin),
             "projector" => round_trip::<Box<dyn ProjectorConfig>>(plugin),
+            "program" => round_trip::<Box<dyn ProgramConfig>>(plugin),
             "sampler" => round_trip::<Box<dyn SamplerConfig>>(plugin),
             kind => panic!("kind `{kind}` of `{}` has no contract", (plugin.name)()),
         }
@@ -184,8 +203,11 @@ fn plugins_around_the_network_build_from_their_defaults_or_lack_weights_that_a_c
             check(plugin, &autoencoder.weights(folder), autoencoder.build(folder, &device));
         }
         for plugin in of_kind("conditioner") {
-            let context = ConditionerContext { num_classes: 7, device: device.clone() };
-            check(plugin, &[], config::<Box<dyn ConditionerConfig>>(plugin).build(&context));
+            let conditioner: Box<dyn ConditionerConfig> = config(plugin);
+            let weights_dir = std::path::PathBuf::from("pretrained_models");
+            let context = ConditionerContext { num_classes: 7, weights_dir: weights_dir.clone() };
+            let built = conditioner.build(&context, &ParamBuilder::new(&device, 1));
+            check(plugin, &conditioner.weights(&weights_dir), built);
         }
     }
     for plugin in of_kind("sampler") {
@@ -214,7 +236,7 @@ fn gradients_reach_every_parameter_of_backbones_and_projectors() {
         let device = device.autodiff();
         for (backbone, projector) in pairs() {
             let model = shaken(build(backbone, projector, &device, 1));
-            let output = model.backbone.forward(input(&device));
+            let output = model.backbone.forward(input(backbone, &device));
             assert_eq!(output.prediction.dims(), [2, 3, 10, 14]);
             assert_eq!(output.taps[0].dims()[..2], [2, GRID.tokens()]);
             let projected = model.projectors[0].forward(output.taps[1].clone(), GRID);
@@ -257,7 +279,7 @@ fn a_state_that_was_saved_and_loaded_gives_the_same_outputs() {
             write_safetensors(&path, &state_dict(&model)).unwrap();
             let saved = read_safetensors(&path).unwrap();
             let loaded = load_state_dict(build(backbone, projector, &device, 2), saved).unwrap();
-            let run = |model: &TrainModel| to_host(model.valid().backbone.forward(input(&device)).prediction);
+            let run = |model: &TrainModel| to_host(model.valid().backbone.forward(input(backbone, &device)).prediction);
             assert_eq!(run(&model), run(&loaded));
         }
     }
@@ -282,6 +304,56 @@ fn normalizers_and_losses_are_finite_at_odd_sizes_and_on_constant_features() {
                 let value = to_host(loss.loss(features.clone(), features.clone(), features.clone()));
                 assert!(value.len() == 1 && value[0].is_finite(), "{}", (plugin.name)());
             }
+        }
+    }
+}
+
+/// Text or labels of the shape that the spec says, the same for the same seed; what trains gets gradients everywhere.
+#[test]
+fn conditioners_give_what_they_say_and_train_all_their_parameters_where_they_train() {
+    for (device, plugin) in
+        devices().iter().flat_map(|device| of_kind("conditioner").into_iter().map(move |p| (device, p)))
+    {
+        let config: Box<dyn ConditionerConfig> = config(plugin);
+        let context = ConditionerContext { num_classes: 7, weights_dir: "pretrained_models".into() };
+        if config.weights(&context.weights_dir).iter().any(|file| !file.path.exists()) {
+            println!("skipped: {} lacks its published weights", (plugin.name)());
+            continue;
+        }
+        let device = if config.is_trained() { device.clone().autodiff() } else { device.clone() };
+        let made = |seed| {
+            let params = ParamBuilder::new(&device, seed).child("conditioner");
+            Slot::<ConditionerKind>::new(config.build(&context, &params).unwrap())
+        };
+        let shape = |condition: &Condition| match condition {
+            Condition::Labels(labels) => labels.dims().to_vec(),
+            Condition::Text(text) => text.dims().to_vec(),
+        };
+        let (conditioner, captions) = (made(4), [Some("a red ring".to_string()), Some("é".into())]);
+        let condition = conditioner.condition(&[3, 6], &captions, &device).unwrap();
+        let null = conditioner.null(3, &device);
+        let per_sample = match config.spec(7) {
+            ConditionSpec::Labels { .. } => vec![],
+            ConditionSpec::Text { tokens, channels } => vec![tokens, channels],
+        };
+        assert_eq!(shape(&condition), [&[2], &per_sample[..]].concat(), "{}", (plugin.name)());
+        assert_eq!(shape(&null), [&[3], &per_sample[..]].concat(), "{}", (plugin.name)());
+        assert_eq!(state_dict(&conditioner), state_dict(&made(4)));
+        if !config.is_trained() {
+            continue;
+        }
+        assert_ne!(state_dict(&conditioner), state_dict(&made(5)));
+        let Condition::Text(text) = condition.concat(null) else { panic!("labels have nothing to train") };
+        let weights = Tensor::random(text.dims(), Distribution::Normal(0.0, 1.0), &device);
+        let (backbone, projector) = pairs()[0];
+        let model = TrainModel { conditioner: Some(conditioner), ..build(backbone, projector, &device, 1) };
+        let mut gradients = Gradients::default();
+        gradients.add(&model, (text * weights).sum().backward());
+        let named = gradients.by_name(&model);
+        let trained: Vec<_> = named.iter().filter(|(name, _)| name.starts_with("conditioner.")).collect();
+        assert!(!trained.is_empty(), "{}", (plugin.name)());
+        for (name, gradient) in trained {
+            assert!(gradient.values.iter().any(|value| *value != 0.0), "no gradient reaches `{name}`");
         }
     }
 }

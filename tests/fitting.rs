@@ -5,8 +5,8 @@ use std::path::Path;
 use burn::tensor::Tensor;
 use realign::nn::ParamBuilder;
 use realign::plugin::{
-    Backbone, BackboneConfig, BackboneContext, BackboneInput, BackboneSpec, Condition, Guidance, ObjectiveConfig,
-    ObjectiveInput, SampleRequest, SamplerConfig,
+    Backbone, BackboneConfig, BackboneContext, BackboneInput, BackboneSpec, Guidance, ObjectiveConfig, ObjectiveInput,
+    SampleRequest, SamplerConfig,
 };
 use realign::recipe::{Layered, Plan};
 use realign::registry::plugins;
@@ -14,7 +14,7 @@ use realign::streams::Streams;
 use realign::train::{Gradients, StepStats, Trainer};
 use realign::weights::to_host;
 
-use super::{GRID, build_for, config, context, devices, input, of_kind, shaken};
+use super::{GRID, build_for, conditions, config, context, devices, input, of_kind, shaken};
 
 /// One step of every objective on every backbone that it can use, with and without alignment.
 #[test]
@@ -26,7 +26,7 @@ fn every_pair_of_backbone_and_objective_trains_all_its_parameters_and_repeats_it
         for (backbone, plugin) in pairs {
             let (objective, network): (Box<dyn ObjectiveConfig>, Box<dyn BackboneConfig>) =
                 (config(plugin), config(backbone));
-            let context = BackboneContext { has_interval: objective.has_interval(), ..context() };
+            let context = BackboneContext { has_interval: objective.has_interval(), ..context(backbone) };
             if context.has_interval && !network.accepts_interval() {
                 continue;
             }
@@ -34,11 +34,11 @@ fn every_pair_of_backbone_and_objective_trains_all_its_parameters_and_repeats_it
             let model = shaken(build_for(&context, backbone, projector, &device, 1));
             for is_aligned in [false, true] {
                 let step = || {
-                    let BackboneInput { x, condition, .. } = input(&device);
+                    let BackboneInput { x, condition, .. } = input(backbone, &device);
                     let x = Tensor::cat(vec![x.clone(), x.flip([2])], 0);
                     let condition = condition.clone().concat(condition);
                     let draws = objective.draw(x.dims(), &Streams::new(1).at(2, 0), &device);
-                    let null = Condition::labels(&[7; 4], &device);
+                    let null = conditions(context.condition, &[7; 4], &device);
                     let taps: &[usize] = if is_aligned { &[1] } else { &[] };
                     let output = objective
                         .loss(&*model.backbone, ObjectiveInput { x0: x, condition, null, draws, taps })
@@ -101,7 +101,7 @@ fn samplers_draw_from_the_networks_that_they_fit() {
             of_kind("backbone").into_iter().flat_map(|b| of_kind("objective").into_iter().map(move |o| (b, o)))
         {
             let config_of_objective: Box<dyn ObjectiveConfig> = config(objective);
-            let context = BackboneContext { has_interval: config_of_objective.has_interval(), ..context() };
+            let context = BackboneContext { has_interval: config_of_objective.has_interval(), ..context(backbone) };
             if context.has_interval && !config::<Box<dyn BackboneConfig>>(backbone).accepts_interval() {
                 continue;
             }
@@ -113,14 +113,14 @@ fn samplers_draw_from_the_networks_that_they_fit() {
                     continue;
                 }
                 num_fitting += 1;
-                let BackboneInput { x, condition, .. } = input(&device);
+                let BackboneInput { x, condition, .. } = input(backbone, &device);
                 let noise = x.clone();
                 let request = SampleRequest {
                     backbone: &*model.backbone,
                     objective: &*config_of_objective.build(),
                     noise: x,
                     condition,
-                    null: Condition::labels(&[7, 7], &device),
+                    null: conditions(context.condition, &[7, 7], &device),
                     guidance: Guidance { scale: 1.5, low: 0.0, high: 1.0 },
                     step_noise: &|_| noise.clone(),
                 };
@@ -169,6 +169,9 @@ fn a_recipe_loads_exactly_when_its_parts_fit_together() {
                 let small = ["hidden_size=12", "depth=2", "num_heads=3", "patch_size=4", "size=null"];
                 sets.extend(small.map(|set| format!("backbone.{set}")));
             }
+            if backbone == "mmdit" {
+                sets.push("conditioner.type=trained_text".into());
+            }
             if backbone == "jit" {
                 sets.extend(["backbone.bottleneck_size=8", "backbone.context_start=1"].map(String::from));
             }
@@ -178,7 +181,7 @@ fn a_recipe_loads_exactly_when_its_parts_fit_together() {
             let is_sampled = goal.dynamics().contains(&solver.dynamics());
             let message = loaded.as_ref().err().map(|problem| format!("{problem:#}")).unwrap_or_default();
             if !accepts {
-                assert!(message.contains("takes one time") && message.contains("jit, sit"), "{message}");
+                assert!(message.contains("takes one time") && message.contains("jit, mmdit, sit"), "{message}");
             } else if !is_sampled {
                 assert!(message.contains(&format!("sampler `{sampler}` cannot use")), "{message}");
             }

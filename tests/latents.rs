@@ -229,7 +229,7 @@ fn an_autoencoder_without_latents_and_a_missing_file_are_named() {
     let pixels = desk.run(&prepare_args("cache", &[PICTURES]));
     pixels.assert_refused(&["`identity`", "no latents"]);
     let published = desk.run(&prepare_args("cache", &[PICTURES, "autoencoder={type: sd_vae}"]));
-    published.assert_refused(&["sdvae-ft-mse-f8d4.pt", "huggingface-cli download"]);
+    published.assert_refused(&["sdvae-ft-mse-f8d4.pt", "curl -fL --create-dirs"]);
     let unfinished = train(&desk, &[CACHED, VAE]);
     unfinished.assert_refused(&["realign prepare latents"]);
 }

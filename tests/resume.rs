@@ -60,8 +60,13 @@ impl Life {
     }
 
     fn start_of(recipe: &str, desk: &Desk, name: &str, more: &[&str]) -> Self {
+        let sets: Vec<&str> = SMALL.iter().chain(more).copied().collect();
+        Self::start_with(recipe, desk, name, &sets)
+    }
+
+    fn start_with(recipe: &str, desk: &Desk, name: &str, sets: &[&str]) -> Self {
         let mut args = vec!["run", recipe, "--run-dir", name];
-        SMALL.iter().chain(more).for_each(|set| args.extend(["--set", set]));
+        sets.iter().for_each(|set| args.extend(["--set", set]));
         let log = File::create(desk.path(&format!("{name}.log"))).unwrap();
         let mut command = desk.command(&args);
         Self(command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap())
@@ -226,25 +231,37 @@ fn a_terminated_run_saves_once_says_so_once_and_goes_on() {
     assert_equal(&desk, &name);
 }
 
-/// Every objective and backbone draws and trains the same after a kill as without one.
+/// Every objective, backbone and program draws and trains the same after a kill as without one.
 #[test]
 fn runs_of_other_recipes_that_are_killed_end_bit_equal_too() {
     let jit = ["backbone.context_start=1", "backbone.bottleneck_size=8"];
-    let recipes: [(&str, &[&str]); 3] = [
-        ("recipes/meanflow-irepa.yaml", &[]),
-        ("recipes/jit-irepa.yaml", &jit),
-        ("recipes/jit-meanflow-irepa.yaml", &jit),
+    let program = ["program.loss.discriminator.start=4", "program.loss.discriminator.lecam_weight=0.1"];
+    let has_section = |set: &&str, names: &[&str]| names.iter().any(|name| set.starts_with(name));
+    let small = |more: &[&'static str]| SMALL.iter().chain(more).copied().collect::<Vec<_>>();
+    // A program of its own has no diffusion model.
+    let alone = small(&program).into_iter().filter(|set| !has_section(set, &["backbone.", "alignment.", "sample."]));
+    let alone = alone.map(|set| if set == "train.micro_batch_size=2" { "train.micro_batch_size=4" } else { set });
+    let whole_batch = ["train.micro_batch_size=4"];
+    let recipes: [(&str, Vec<&str>); 7] = [
+        ("recipes/meanflow-irepa.yaml", small(&[])),
+        ("recipes/jit-irepa.yaml", small(&jit)),
+        ("recipes/jit-meanflow-irepa.yaml", small(&jit)),
+        // The text encoder trains with the network, and captions are drawn.
+        ("recipes/mmdit-irepa.yaml", small(&[])),
+        ("recipes/mmdit-meanflow-irepa.yaml", small(&[])),
+        ("recipes/irepa-e.yaml", small(&program).into_iter().chain(whole_batch).collect()),
+        ("recipes/vae.yaml", alone.chain(["program.num_statistics=64"]).collect()),
     ];
-    for (recipe, more) in recipes {
+    for (recipe, sets) in recipes {
         let desk = Desk::new();
         let finish = |name: &str| {
-            let status = Life::start_of(recipe, &desk, name, more).wait_until(|| false).unwrap();
+            let status = Life::start_with(recipe, &desk, name, &sets).wait_until(|| false).unwrap();
             assert!(status.success(), "{recipe}: {}", said(&desk, name));
             Outcome::of(&desk.path(name))
         };
         let whole = finish("whole");
         let is_early = || desk.path("killed/checkpoints/step-0000006").exists();
-        let mut life = Life::start_of(recipe, &desk, "killed", more);
+        let mut life = Life::start_with(recipe, &desk, "killed", &sets);
         assert!(life.wait_until(is_early).is_none(), "{recipe}: {}", said(&desk, "killed"));
         drop(life);
         let killed = finish("killed");

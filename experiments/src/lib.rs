@@ -2,7 +2,10 @@
 
 pub mod cli;
 pub mod commands;
+pub mod measuring;
+pub mod plot;
 pub mod progress;
+pub mod table;
 
 /// The plugin crates that `Cargo.toml` lists; naming them links their registrations into the program.
 mod linked {

@@ -16,6 +16,8 @@ pub mod encoder;
 pub mod normalizer;
 #[path = "../templates/objective.rs"]
 pub mod objective;
+#[path = "../templates/program.rs"]
+pub mod program;
 #[path = "../templates/projector.rs"]
 pub mod projector;
 #[path = "../templates/sampler.rs"]

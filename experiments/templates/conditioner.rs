@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use burn::module::Module;
 use burn::tensor::Device;
+use realign::nn::ParamBuilder;
 use realign::plugin::{Condition, ConditionSpec, Conditioner, ConditionerConfig, ConditionerContext};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ impl ConditionerConfig for MyIdeaConfig {
         ConditionSpec::Labels { num_classes }
     }
 
-    fn build(&self, ctx: &ConditionerContext) -> Result<Box<dyn Conditioner>> {
+    fn build(&self, ctx: &ConditionerContext, _params: &ParamBuilder) -> Result<Box<dyn Conditioner>> {
         Ok(Box::new(MyIdea { num_classes: ctx.num_classes }))
     }
 }
@@ -49,7 +50,8 @@ mod tests {
     use super::*;
 
     fn built() -> Box<dyn Conditioner> {
-        MyIdeaConfig::default().build(&ConditionerContext { num_classes: 5, device: Device::flex() }).unwrap()
+        let ctx = ConditionerContext { num_classes: 5, weights_dir: "absent".into() };
+        MyIdeaConfig::default().build(&ctx, &ParamBuilder::new(&Device::flex(), 0)).unwrap()
     }
 
     fn labels(condition: Condition) -> Vec<i64> {

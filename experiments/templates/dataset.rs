@@ -33,6 +33,10 @@ impl DatasetConfig for MyIdeaConfig {
     fn num_classes_hint(&self) -> Option<usize> {
         Some(LEVELS.len())
     }
+
+    fn has_captions(&self) -> bool {
+        true
+    }
 }
 
 realign::register!(DatasetConfig as "dataset": MyIdeaConfig);
@@ -57,11 +61,15 @@ impl Dataset for MyIdea {
         format!("gray {}", LEVELS[label % LEVELS.len()])
     }
 
+    fn prompt(&self, _idx: u64, label: usize) -> Option<String> {
+        Some(self.class_name(label))
+    }
+
     fn get(&self, idx: usize) -> Result<Example> {
         ensure!(idx < self.num_examples, "data set `my_idea`: index {idx} of {} examples", self.num_examples);
         let label = idx % LEVELS.len();
         let image = RgbImage::new(self.size, self.size, vec![LEVELS[label]; self.size * self.size * 3])?;
-        Ok(Example { image, label, caption: Some(self.class_name(label)), mask: None })
+        Ok(Example { image, label, captions: vec![self.class_name(label)], mask: None })
     }
 }
 

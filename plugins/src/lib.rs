@@ -8,5 +8,6 @@ pub mod datasets;
 pub mod encoders;
 pub mod normalizers;
 pub mod objectives;
+pub mod programs;
 pub mod projectors;
 pub mod samplers;

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use crate::program::{Desk, project};
 
-/// A folder with the files of the workspace that `new` needs.
+/// A folder with the files of the workspace that documented commands need.
 pub fn tree() -> Desk {
     let desk = Desk::new();
     for file in [
@@ -13,6 +13,7 @@ pub fn tree() -> Desk {
         "plugins/src/projectors/mod.rs",
         "plugins/src/normalizers/mod.rs",
         "experiments/Cargo.toml",
+        "experiments/tables/encoders.yaml",
     ] {
         desk.write(file, fs::read(project().join(file)).unwrap());
     }

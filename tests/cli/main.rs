@@ -2,8 +2,11 @@
 
 mod documents;
 mod encoders;
+mod exchange;
 mod generate;
 mod mistakes;
 mod pictures;
 mod program;
 mod run_folders;
+mod spatial;
+mod weights;

@@ -47,6 +47,67 @@ fn a_wrong_value_is_answered_with_place_found_and_allowed() {
     assert!(report.is_empty(), "{}", report.join("\n"));
 }
 
+/// The same for text-to-image.
+const TEXT_VALUES: [(&str, &[&str]); 10] = [
+    ("data.type=image_folder", &["data.type", "`image_folder` has no captions", "`trained_text` needs them"]),
+    ("data.held_out=[red rign]", &["data.held_out.0", "`red rign`", "did you mean `red ring`?"]),
+    ("data.pairs=1.5", &["data.pairs", "`1.5` is out of range"]),
+    ("conditioner.type=class_labels", &["backbone", "`mmdit` takes text", "class labels"]),
+    ("conditioner.num_heads=5", &["conditioner.num_heads", "`5` does not divide channels `64`"]),
+    ("conditioner.vocabulary=[a, b, a]", &["conditioner.vocabulary.2", "`a` is given twice"]),
+    ("conditioner.vocabulary=[a, small, large]", &["unknown word", "known: a, small, large"]),
+    ("conditioner.max_tokens=3", &["4 tokens; conditioner.max_tokens is `3`"]),
+    ("backbone.position_side=4", &["backbone", "grid of 8x8", "position_side (`4`)"]),
+    ("backbone.qk_norm=rmss", &["backbone.qk_norm", "`rmss`", "did you mean `rms`?"]),
+];
+
+#[test]
+fn a_wrong_value_for_text_is_answered_with_place_found_and_allowed() {
+    let desk = Desk::new();
+    for (set, words) in TEXT_VALUES {
+        desk.run(&["check", "recipes/mmdit.yaml", "--set", set]).assert_refused(words);
+    }
+}
+
+#[test]
+fn a_folder_that_is_no_text_encoder_is_named() {
+    let desk = Desk::new();
+    let check = |desk: &Desk| {
+        let sets =
+            ["conditioner.type=clip_text", "conditioner.path=clip", "conditioner.tokens=8", "conditioner.channels=12"];
+        let mut args = vec!["check", "recipes/mmdit.yaml"];
+        sets.iter().for_each(|set| args.extend(["--set", set]));
+        desk.run(&args)
+    };
+    let answer = check(&desk);
+    answer.assert_done();
+    assert!(answer.out.contains("`clip/config.json` is missing"), "{}", answer.out);
+    for (name, text) in [("config.json", "{"), ("model.safetensors", "no tensors"), ("tokenizer.json", "{}")] {
+        desk.write(&format!("clip/{name}"), text);
+    }
+    check(&desk).assert_refused(&["conditioner", "`clip/config.json`"]);
+    let sizes = |channels: usize| {
+        format!(
+            "{{\"hidden_size\": {channels}, \"num_attention_heads\": 2, \"vocab_size\": 3, \"intermediate_size\": 5,              \"num_hidden_layers\": 1}}"
+        )
+    };
+    desk.write("clip/config.json", sizes(16));
+    check(&desk).assert_refused(&["conditioner.channels is `12`", "`16`"]);
+    desk.write("clip/config.json", sizes(12));
+    check(&desk).assert_refused(&["tokenizer in `clip`"]);
+    let tokenizer = |vocab: &str| {
+        format!(
+            "{{\"version\": \"1.0\", \"added_tokens\": [], \"model\": {{\"type\": \"BPE\", \"vocab\": {{{vocab}}}, \"merges\": []}}}}"
+        )
+    };
+    desk.write("clip/tokenizer.json", tokenizer("\"a\": 0"));
+    check(&desk).assert_refused(&["no token `<|startoftext|>`"]);
+    desk.write("clip/tokenizer.json", tokenizer("\"<|startoftext|>\": 0, \"<|endoftext|>\": 1"));
+    check(&desk).assert_refused(&["knows 2 tokens and the encoder 3"]);
+    desk.write("clip/tokenizer.json", tokenizer("\"a\": 2, \"<|startoftext|>\": 0, \"<|endoftext|>\": 1"));
+    check(&desk).assert_refused(&["clip/model.safetensors"]);
+}
+
 #[test]
 fn a_device_that_is_not_there_or_not_known_is_an_error() {
     let desk = Desk::new();

@@ -44,6 +44,43 @@ fn num_checkpoints(desk: &Desk, run_dir: &str) -> usize {
 }
 
 #[test]
+fn a_network_that_takes_text_draws_what_prompts_say() {
+    let desk = Desk::new();
+    let train = |recipe: &str, run_dir: &str| {
+        let args: Vec<&str> = ["run", recipe, "--run-dir", run_dir].into_iter().chain(TINY).collect();
+        desk.run(&args).assert_done();
+    };
+    train("recipes/mmdit.yaml", "text");
+    train("recipes/sit.yaml", "labels");
+    let sample = |run: &str, prompt: &str, out: &str| {
+        desk.run(&[
+            "sample",
+            run,
+            "--num",
+            "3",
+            "--set",
+            "sample.sampler.num_steps=2",
+            "--prompt",
+            prompt,
+            "--out",
+            out,
+        ])
+    };
+    sample("text", "a red ring", "red.npz").assert_done();
+    sample("text", "a blue ring", "blue.npz").assert_done();
+    let bytes = |name: &str| fs::read(desk.path(name)).unwrap();
+    assert!(bytes("red.npz") != bytes("blue.npz"), "the text changes nothing");
+    sample("text", "a red rign", "x.npz").assert_refused(&["`rign`", "did you mean `ring`?"]);
+    sample("labels", "a red ring", "x.npz").assert_refused(&[
+        "--prompt",
+        "`class_labels`",
+        "takes no text",
+        "--labels",
+    ]);
+    desk.run(&["sample", "text", "--num", "16", "--set", "sample.sampler.num_steps=1"]).assert_done();
+}
+
+#[test]
 fn the_folder_of_another_recipe_is_refused_and_left_alone() {
     let desk = Desk::new();
     run(&desk, "a", &[]).assert_done();

@@ -88,7 +88,7 @@ impl Parts {
         }
         let terms = if projectors.is_empty() { vec![] } else { vec![term(config, projectors.len())?] };
         Ok(Self {
-            model: load_state_dict(TrainModel { backbone, projectors }, params)?,
+            model: load_state_dict(TrainModel { backbone, projectors, conditioner: None }, params)?,
             objective: XPredictionConfig {
                 time_mean: config.number("P_mean", -0.8),
                 time_deviation: config.number("P_std", 0.8),
@@ -131,7 +131,7 @@ impl Parts {
             projected.push(projector.forward(tapped[0].clone(), self.spec.grid));
         }
         let targets = if targets.is_empty() { vec![] } else { vec![targets] };
-        let aligned = self.alignment.loss(&self.model, &tapped, targets, 0)?;
+        let aligned = self.alignment.loss(&self.model.projectors, &tapped, targets, 0, |term| term.proj_coeff)?;
         let total = match &aligned.total {
             Some(aligned) => output.loss.clone() + aligned.clone(),
             None => output.loss.clone(),

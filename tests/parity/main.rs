@@ -4,16 +4,20 @@
 //! backend: name, largest forward error, largest gradient error, verdict.
 
 mod case;
+mod clip_text;
 mod compare;
 mod encoders_vit;
 mod further_encoders;
 mod inputs;
 mod jit;
 mod mean_flow;
+mod mmdit;
+mod repa_e;
 mod samplers;
 mod sift;
 mod sit;
 mod sit_parts;
+mod spatial;
 mod train_steps;
 mod vae;
 mod vae_losses;
@@ -32,6 +36,7 @@ type Runner = fn(&Case, &Device, &mut Comparison) -> Result<()>;
 
 /// Families by the start of their cases' names.
 const FAMILIES: &[(&str, Runner)] = &[
+    ("conditioner_clip_text", clip_text::clip_text),
     ("data_preprocess", inputs::data_preprocess),
     ("encoder_clip_hf", encoders_vit::clip_hf),
     ("encoder_clip_openai", encoders_vit::clip_openai),
@@ -56,9 +61,12 @@ const FAMILIES: &[(&str, Runner)] = &[
     ("encoder_siglip", encoders_vit::siglip),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
+    ("mmdit_", mmdit::mmdit),
+    ("repa_e_iteration", repa_e::iteration),
     ("repa_e_loss_functions", vae_losses::loss_functions),
     ("samplers_", samplers::samplers),
     ("sit_", sit::sit),
+    ("spatial_metrics", spatial::spatial_metrics),
     ("spatial_norm", inputs::spatial_norm),
     ("vae_", vae::vae),
 ];

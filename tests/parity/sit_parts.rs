@@ -70,7 +70,7 @@ impl Parts {
         }
         let terms = if projectors.is_empty() { vec![] } else { vec![term(config, projectors.len())?] };
         Ok(Self {
-            model: load_state_dict(TrainModel { backbone, projectors }, params)?,
+            model: load_state_dict(TrainModel { backbone, projectors, conditioner: None }, params)?,
             objective: objective(config)?,
             alignment: Alignment { terms, grid: spec.grid },
             depth,
@@ -104,7 +104,8 @@ impl Parts {
             projected.push(projector.forward(taps[0].clone(), self.alignment.grid));
         }
         let targets = if targets.is_empty() { vec![] } else { vec![targets] };
-        let AlignmentLosses { total: aligned, by_term } = self.alignment.loss(&self.model, &taps, targets, 0)?;
+        let AlignmentLosses { total: aligned, by_term } =
+            self.alignment.loss(&self.model.projectors, &taps, targets, 0, |term| term.proj_coeff)?;
         let total = match &aligned {
             Some(aligned) => output.loss.clone() + aligned.clone(),
             None => output.loss.clone(),

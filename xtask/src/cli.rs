@@ -5,8 +5,24 @@ use anyhow::{Result, bail};
 use std::{ffi::OsString, process::ExitCode};
 
 /// Commands the `realign` program answers.
-const HANDED_OVER: [&str; 11] =
-    ["run", "sample", "prepare", "explain", "check", "plugins", "new", "bench", "weights", "import", "export"];
+const HANDED_OVER: [&str; 16] = [
+    "run",
+    "sample",
+    "explain",
+    "check",
+    "plugins",
+    "new",
+    "bench",
+    "weights",
+    "import",
+    "export",
+    "metrics",
+    "rank",
+    "correlate",
+    "viz",
+    "probe",
+    "prepare",
+];
 /// Commands answered here.
 const OWN: [&str; 4] = ["test", "doctor", "libtorch", "help"];
 
@@ -18,6 +34,11 @@ Usage: cargo xtask <COMMAND> [OPTIONS]
   prepare WHAT      crop pictures or compute latents once, before training
   explain RECIPE    the resolved recipe, where each value came from, sizes and costs
   check RECIPE      load, build and step one recipe
+  rank              which encoder to align with, on your pictures
+  metrics           spatial structure of encoders' features
+  viz               self-similarity of features as heat maps
+  correlate FILE    a metric against FID over encoders
+  probe             linear and nearest-neighbor probes of encoders
   plugins           every plugin by kind, with its settings
   weights           what others published: list, get, verify
   import FILE       make a run of a published generator

@@ -109,6 +109,8 @@ pub struct Costs {
     pub backbone_params: [usize; 2],
     /// Parameters of the projectors.
     pub projector_params: usize,
+    /// Parameters of a conditioner that trains.
+    pub conditioner_params: usize,
     /// Floating-point operations of one optimizer step.
     pub flops_per_step: f64,
     /// Peak resident memory of a CPU run, in bytes.
@@ -131,6 +133,7 @@ impl Costs {
         let mut costs = Self {
             backbone_params: [0, 0],
             projector_params: 0,
+            conditioner_params: 0,
             flops_per_step: 0.0,
             memory_bytes: 0.0,
             disk_bytes: 0.0,
@@ -139,6 +142,8 @@ impl Costs {
             let count = param.shape.iter().product::<usize>();
             if param.name.starts_with("projectors.") {
                 costs.projector_params += count;
+            } else if param.name.starts_with("conditioner.") {
+                costs.conditioner_params += count;
             } else {
                 costs.backbone_params[0] += count;
                 costs.backbone_params[1] += if param.is_trainable { count } else { 0 };
@@ -157,8 +162,8 @@ impl Costs {
         // The backward pass computes two products for each of the forward pass.
         let backbone_flops = recipe.objective.forward_passes() * plan.backbone.forward_flops;
         costs.flops_per_step = 3.0 * (backbone_flops + projector_flops) * train.global_batch_size as f64;
-        let all = (costs.backbone_params[0] + costs.projector_params) as f64;
-        let trained = (costs.backbone_params[1] + costs.projector_params) as f64;
+        let beside = costs.projector_params + costs.conditioner_params;
+        let [all, trained] = costs.backbone_params.map(|count| (count + beside) as f64);
         let averages = train.ema.len() as f64;
         // Weights, averages, two moments, gradients.
         let weights = BYTES * (all * (1.0 + averages) + 3.0 * trained);
@@ -176,6 +181,9 @@ impl Costs {
         writeln!(out, "  clean sample            {:?}, token grid {}", plan.latent, plan.backbone.grid)?;
         writeln!(out, "  backbone parameters     {} ({} trainable)", grouped(all), grouped(trainable))?;
         writeln!(out, "  projector parameters    {}", grouped(self.projector_params))?;
+        if self.conditioner_params > 0 {
+            writeln!(out, "  conditioner parameters  {}", grouped(self.conditioner_params))?;
+        }
         writeln!(out, "costs")?;
         writeln!(out, "  operations per step     {:.3} TFLOP", self.flops_per_step / 1e12)?;
         writeln!(

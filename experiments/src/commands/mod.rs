@@ -11,15 +11,20 @@ use clap::Subcommand;
 
 pub mod bench;
 pub mod check;
+pub mod correlate;
 pub mod explain;
 pub mod export;
 pub mod import;
+pub mod metrics;
 pub mod new;
 pub mod plugins;
 pub mod prepare;
+pub mod probe;
+pub mod rank;
 pub mod recipe_args;
 pub mod run;
 pub mod sample;
+pub mod viz;
 pub mod weights;
 
 /// What the program can do.
@@ -37,6 +42,16 @@ pub enum Command {
     Bench(bench::Bench),
     /// Load, build and step one recipe, without writing anything
     Check(check::Check),
+    /// Spatial structure of encoders' features on your pictures
+    Metrics(metrics::Metrics),
+    /// Which encoder to align with: by spatial structure on your pictures, with intervals and costs
+    Rank(rank::Rank),
+    /// A metric against FID over encoders: Pearson's r, line and plot
+    Correlate(correlate::Correlate),
+    /// Self-similarity of features as heat maps, with and without spatial normalization
+    Viz(viz::Viz),
+    /// Accuracy of linear and nearest-neighbor probes on encoders' features
+    Probe(probe::Probe),
     /// Every plugin by kind, with its settings
     Plugins(plugins::Plugins),
     /// Published weights: list, get, verify
@@ -62,6 +77,11 @@ impl Command {
             Self::Explain(command) => command.run(out),
             Self::Bench(command) => command.run(out),
             Self::Check(command) => command.run(out),
+            Self::Metrics(command) => command.run(out),
+            Self::Rank(command) => command.run(out),
+            Self::Correlate(command) => command.run(out),
+            Self::Viz(command) => command.run(out),
+            Self::Probe(command) => command.run(out),
             Self::Plugins(command) => command.run(out),
             Self::Weights(command) => command.run(out),
             Self::Import(command) => command.run(out),

@@ -9,11 +9,12 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use realign::checkpoint::TrainedRun;
 use realign::eval::{Classifier, ClassifierReport};
 use realign::files::write_whole;
 use realign::recipe::{Job, Layered, Plan};
 use realign::sample::{Sampling, draw_pictures};
-use realign::train::{Frame, ProgramRun, RunOptions, Trainable, Trainer};
+use realign::train::{Assembly, Frame, ProgramRun, RunOptions, TrainModel, Trainable};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
@@ -70,7 +71,8 @@ impl Run {
             return Ok(ExitCode::SUCCESS);
         }
         if plan.recipe.log.classifier {
-            judge(plan, &trainer, &run_dir, out)?;
+            let model = trainer.weights(&plan.recipe.sample.weights)?;
+            judge(plan, &trainer.assembly, &model, &run_dir, out)?;
         }
         say_where(&run_dir, out)
     }
@@ -88,6 +90,14 @@ impl Run {
         drop(progress);
         if run.steps_done() < frame.train.steps {
             return Ok(ExitCode::SUCCESS);
+        }
+        drop(run);
+        if frame.log.classifier {
+            let trained = TrainedRun::open(&settings()?, &run_dir, &[])?;
+            let (plan, checkpoint) = (&trained.plan, trained.checkpoint(None)?);
+            let assembly = trained.assembly(&checkpoint)?;
+            let model = trained.model(&checkpoint, &plan.recipe.sample.weights, &assembly.device)?;
+            judge(plan, &assembly, &model, &run_dir, out)?;
         }
         say_where(&run_dir, out)
     }
@@ -126,32 +136,49 @@ fn stop_flag() -> Result<Arc<AtomicBool>> {
 }
 
 /// Lets a classifier name what 256 samples show, prints the shares and leaves them in `result.json`.
-fn judge(plan: &Plan, trainer: &Trainer, run_dir: &Path, out: &mut dyn Write) -> Result<()> {
-    let (recipe, assembly) = (&plan.recipe, &trainer.assembly);
-    let classifier = Classifier::train(assembly.dataset.clone(), recipe.image_size, &assembly.device, recipe.seed)?;
+fn judge(plan: &Plan, assembly: &Assembly, model: &TrainModel, run_dir: &Path, out: &mut dyn Write) -> Result<()> {
+    let recipe = &plan.recipe;
+    let judged_data = recipe.data.open_for_judge(&plan.dataset_context()).context("data")?.into();
+    let classifier = Classifier::train(judged_data, recipe.image_size, &assembly.device, recipe.seed)?;
     let on_data = classifier.judge_data()?;
     let num_classes = assembly.dataset.num_classes();
     let labels: Vec<i64> = (0..NUM_JUDGED).map(|i| (i % num_classes) as i64).collect();
-    let model = trainer.weights(&recipe.sample.weights)?;
     let sampling = Sampling::new(&recipe.sample, recipe.seed);
     writeln!(out, "a classifier trained on the data names what {NUM_JUDGED} pictures show:")?;
+    let (held_out, shown): (Vec<i64>, Vec<i64>) = (0..num_classes as i64)
+        .partition(|class| assembly.dataset.is_held_out(usize::try_from(*class).unwrap_or(usize::MAX)));
+    let groups = match held_out.is_empty() {
+        true => vec![("samples:", "classifier_on_samples", shown)],
+        false => vec![
+            ("samples of classes seen in training:", "classifier_on_samples", shown),
+            ("samples of classes held out:        ", "classifier_on_held_out", held_out),
+        ],
+    };
     let mut judged = vec![];
     for sampler in assembly.samplers() {
         let mut pictures = vec![];
         for (chunk_idx, chunk) in labels.chunks(64).enumerate() {
             let first = (chunk_idx * 64) as u64;
-            pictures.extend(draw_pictures(assembly, &model, sampler, plan.latent, chunk, first, sampling)?);
+            pictures.extend(draw_pictures(assembly, model, sampler, plan.latent, chunk, first, sampling)?);
         }
-        let report = classifier.judge(&pictures, &labels)?;
         let count = sampler.num_evaluations();
         let evaluations = if count == 1 { "1 evaluation".into() } else { format!("{count} evaluations") };
-        writeln!(out, "  samples: {} ({evaluations} of the network each)", shares(&report))?;
-        let accuracy: BTreeMap<_, _> = report.accuracy.iter().copied().collect();
-        judged.push(serde_json::json!({ "num_evaluations": count, "classifier_on_samples": accuracy }));
+        let mut numbers = serde_json::json!({ "num_evaluations": count });
+        for (name, key, classes) in &groups {
+            let Some(report) = judge_classes(&classifier, &pictures, &labels, classes)? else { continue };
+            writeln!(
+                out,
+                "  {name} {} ({evaluations} of the network each, {} pictures)",
+                shares(&report),
+                report.count
+            )?;
+            numbers[*key] = serde_json::to_value(accuracy(&report)).context("cannot write the result")?;
+        }
+        judged.push(numbers);
     }
     writeln!(out, "  data:    {} ({} pictures it was not trained on)", shares(&on_data), on_data.count)?;
     let result = serde_json::json!({
-        "step": trainer.step,
+        "step": recipe.train.steps,
         "recipe_digest": plan.digest()?,
         "weights": recipe.sample.weights,
         "cfg_scale": recipe.sample.cfg_scale,
@@ -159,11 +186,33 @@ fn judge(plan: &Plan, trainer: &Trainer, run_dir: &Path, out: &mut dyn Write) ->
         "num_samples": NUM_JUDGED,
         "realign": env!("CARGO_PKG_VERSION"),
         "device": realign::ops::describe(&assembly.device),
-        "classifier_on_data": on_data.accuracy.iter().copied().collect::<BTreeMap<_, _>>(),
+        "classifier_on_data": accuracy(&on_data),
     });
     let path = run_dir.join("result.json");
     let text = serde_json::to_string_pretty(&result).context("cannot write the result")? + "\n";
     write_whole(&path, text.as_bytes())
+}
+
+/// Judges the pictures of these classes, if there are any.
+fn judge_classes(
+    classifier: &Classifier,
+    pictures: &[u8],
+    labels: &[i64],
+    classes: &[i64],
+) -> Result<Option<ClassifierReport>> {
+    let size = pictures.len() / labels.len().max(1);
+    let (mut chosen, mut asked) = (vec![], vec![]);
+    for (picture, label) in pictures.chunks_exact(size.max(1)).zip(labels) {
+        if classes.contains(label) {
+            chosen.extend_from_slice(picture);
+            asked.push(*label);
+        }
+    }
+    if asked.is_empty() { Ok(None) } else { classifier.judge(&chosen, &asked).map(Some) }
+}
+
+fn accuracy(report: &ClassifierReport) -> BTreeMap<&'static str, f64> {
+    report.accuracy.iter().copied().collect()
 }
 
 fn shares(report: &ClassifierReport) -> String {

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use realign::checkpoint::TrainedRun;
 use realign::files::write_whole;
+use realign::plugin::ConditionSpec;
 use realign::recipe::{LabelSampling, Plan};
-use realign::sample::{ImageWriter, Sampling, draw_pictures, sample_labels};
+use realign::sample::{ImageWriter, Prompt, Sampling, draw_prompts, prompts_of, sample_labels};
 use realign::train::Assembly;
 
 use super::recipe_args::{check_device, settings};
@@ -38,6 +39,9 @@ pub struct Sample {
     /// Classes in turn, separated by commas, instead of the recipe's way
     #[arg(long, value_delimiter = ',')]
     labels: Vec<i64>,
+    /// A text to draw a picture of, for networks that take text; several take turns, and are not split at commas
+    #[arg(long = "prompt", value_name = "TEXT", conflicts_with = "labels")]
+    prompts: Vec<String>,
     /// Override one value of the run's recipe, `sample.cfg_scale=1.5`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
@@ -54,9 +58,9 @@ impl Sample {
         let plan = &trained.plan;
         check_device(&trained.layered, &plan.recipe.device)?;
         let checkpoint = trained.checkpoint(self.step)?;
-        let assembly = Assembly::new(plan)?;
+        let assembly = trained.assembly(&checkpoint)?;
         let model = trained.model(&checkpoint, &plan.recipe.sample.weights, &assembly.device)?;
-        let labels = self.labels(plan, assembly.dataset.num_classes())?;
+        let prompts = self.prompts(plan, &assembly)?;
         let sampling = Sampling::new(&plan.recipe.sample, self.seed);
         let target = self
             .out
@@ -65,17 +69,9 @@ impl Sample {
         let side = plan.recipe.image_size;
         let mut writer = ImageWriter::create(&target, self.num, side, side)?;
         let bar = pictures_bar(self.num);
-        for (i, chunk) in labels.chunks(self.batch).enumerate() {
+        for (i, chunk) in prompts.chunks(self.batch).enumerate() {
             let first = (i * self.batch) as u64;
-            writer.write(&draw_pictures(
-                &assembly,
-                &model,
-                &*assembly.sampler,
-                plan.latent,
-                chunk,
-                first,
-                sampling,
-            )?)?;
+            writer.write(&draw_prompts(&assembly, &model, &*assembly.sampler, plan.latent, chunk, first, sampling)?)?;
             bar.inc(chunk.len() as u64);
         }
         bar.finish_and_clear();
@@ -83,6 +79,20 @@ impl Sample {
         self.describe(plan, &target, checkpoint.step)?;
         writeln!(out, "{} pictures of step {} in {}", self.num, checkpoint.step, target.display())?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// What each picture is asked to show.
+    fn prompts(&self, plan: &Plan, assembly: &Assembly) -> Result<Vec<Prompt>> {
+        if self.prompts.is_empty() {
+            return Ok(prompts_of(&*assembly.dataset, &self.labels(plan, assembly.dataset.num_classes())?, 0));
+        }
+        ensure!(
+            matches!(plan.condition, ConditionSpec::Text { .. }),
+            "--prompt: the run's conditioner is `{}`, which takes no text; use --labels",
+            (plan.recipe.conditioner.info().name)()
+        );
+        let text = |i: usize| Some(self.prompts[i % self.prompts.len()].clone());
+        Ok((0..self.num).map(|i| Prompt { label: 0, caption: text(i) }).collect())
     }
 
     fn labels(&self, plan: &Plan, num_classes: usize) -> Result<Vec<i64>> {
@@ -105,6 +115,7 @@ impl Sample {
             "weights": plan.recipe.sample.weights,
             "seed": self.seed,
             "num": self.num,
+            "prompts": self.prompts,
             "seeding": "each picture by seed and index",
             "sample": serde_json::to_value(&plan.recipe.sample).context("cannot write the settings")?,
             "realign": env!("CARGO_PKG_VERSION"),

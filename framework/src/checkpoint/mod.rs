@@ -10,8 +10,9 @@ mod trained;
 
 pub use exchange::{Imported, export, import};
 pub use folder::{Checkpoint, checkpoints, newest, prune};
-pub use trained::TrainedRun;
+pub use trained::{TrainedAutoencoder, TrainedRun};
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -19,7 +20,7 @@ use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
 use crate::train::{TrainModel, Trainable, WriteTensors};
-use crate::weights::{StateDict, load_state_dict, read_safetensors, write_safetensors};
+use crate::weights::{StateDict, load_state_dict, parameters, read_safetensors, write_safetensors};
 
 /// What a checkpoint knows beside tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,12 +83,18 @@ pub fn restore(trained: &mut dyn Trainable, recipe_digest: &str, checkpoint: &Ch
 
 /// The weights called `name` (`model` or a moving average) of a checkpoint, into a model without autodiff.
 ///
+/// A program may keep more beside the network, as the code that it follows does; `is_of_program` leaves that out.
+///
 /// # Errors
 /// The checkpoint has no such weights, or they do not fit.
-pub fn load_weights(model: TrainModel, checkpoint: &Checkpoint, name: &str) -> Result<TrainModel> {
+pub fn load_weights(model: TrainModel, checkpoint: &Checkpoint, name: &str, is_of_program: bool) -> Result<TrainModel> {
     let file = if name == "model" { name.to_string() } else { format!("ema-{name}") };
-    load_state_dict(model.valid(), tensors(checkpoint, &file)?)
-        .with_context(|| format!("`{}`", checkpoint.path.display()))
+    let mut dict = tensors(checkpoint, &file)?;
+    if is_of_program {
+        let known: BTreeSet<String> = parameters(&model).into_iter().map(|param| param.name).collect();
+        dict.retain(|name, _| known.contains(name));
+    }
+    load_state_dict(model.valid(), dict).with_context(|| format!("`{}`", checkpoint.path.display()))
 }
 
 /// The state of a checkpoint.

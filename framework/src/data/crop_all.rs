@@ -12,7 +12,8 @@ use zip::{CompressionMethod, DateTime};
 
 use super::crop::adm_center_crop;
 use super::files::FileTree;
-use super::image::{decode, encode_png, is_picture};
+use super::files::is_picture;
+use super::image::{decode, encode_png};
 use crate::files::write_whole;
 
 const AT_ONCE: usize = 64; // pictures in memory
@@ -69,7 +70,7 @@ fn named(source: &FileTree) -> Result<Vec<(String, String)>> {
 
 enum Output {
     Folder(std::path::PathBuf),
-    Zip { zip: ZipWriter<File>, aside: std::path::PathBuf, target: std::path::PathBuf },
+    Zip { zip: Box<ZipWriter<File>>, aside: std::path::PathBuf, target: std::path::PathBuf },
 }
 
 impl Output {
@@ -82,7 +83,7 @@ impl Output {
         ensure!(!target.exists(), "`{}` exists; remove it or choose another name", target.display());
         let mut aside = target.as_os_str().to_owned();
         aside.push(".partial");
-        let zip = ZipWriter::new(File::create(&aside).with_context(place)?);
+        let zip = Box::new(ZipWriter::new(File::create(&aside).with_context(place)?));
         Ok(Self::Zip { zip, aside: aside.into(), target: target.to_path_buf() })
     }
 

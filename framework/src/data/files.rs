@@ -14,6 +14,9 @@ use zip::result::ZipError;
 
 /// Longest single file that is read, 256 MiB.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
+/// Endings of the names of pictures that can be decoded.
+pub const PICTURE_ENDINGS: [&str; 14] =
+    ["jpg", "jpeg", "jpe", "jfif", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"];
 const MAX_DEPTH: usize = 16; // a link that points at its own parent must not be followed for ever
 
 /// The files below a folder or inside a zip archive.
@@ -144,6 +147,11 @@ impl FileTree {
     }
 }
 
+/// Whether a file's name ends like a picture's.
+pub fn is_picture(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, end)| PICTURE_ENDINGS.contains(&end.to_ascii_lowercase().as_str()))
+}
+
 fn list_folder(
     at: &Path,
     prefix: &str,
@@ -199,7 +207,11 @@ fn check_entry_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>> {
+/// The bytes of one file of at most [`MAX_FILE_BYTES`].
+///
+/// # Errors
+/// It is absent, unreadable or longer.
+pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
     read_at_most(file, length)

@@ -8,17 +8,9 @@ use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, 
 
 /// Most pixels a file may declare; the count at which Pillow refuses a file.
 pub const MAX_PIXELS: u64 = 178_956_970;
-/// Endings of the files that hold pictures.
-pub const EXTENSIONS: [&str; 14] =
-    ["jpg", "jpeg", "jpe", "jfif", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm"];
 const SMALL_PIXELS: u64 = 1 << 24; // below this the declared size needs no justification: 48 MiB
 const MAX_PIXELS_PER_BYTE: u64 = 8_256; // one-bit pixels behind deflate's best ratio, 1032
 const MAX_DECODER_BYTES: u64 = 3 << 30; // `MAX_PIXELS` of four 16-bit channels, with room for the decoder
-
-/// Whether a file's name is that of a picture.
-pub fn is_picture(name: &str) -> bool {
-    name.rsplit_once('.').is_some_and(|(_, extension)| EXTENSIONS.contains(&extension.to_ascii_lowercase().as_str()))
-}
 
 /// Picture of 8-bit RGB pixels, rows from the top, channels last.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -46,7 +46,7 @@ pub struct Batch {
     pub moments: Vec<f32>,
     /// Class of each example.
     pub labels: Vec<i64>,
-    /// Text of each example.
+    /// Text of each example, one of its captions.
     pub captions: Vec<Option<String>>,
     /// Index of each example in the data set.
     pub indices: Vec<usize>,
@@ -57,7 +57,7 @@ pub struct Batch {
 /// Endless micro-batches of a data set.
 ///
 /// Contents are a function of seed, step and micro-batch alone (see [`Order`]; flips come from the stream
-/// `flip`), so a loader started at step `k` equals one that has delivered `k` steps, for any number of workers.
+/// `flip`, the choice among captions from `caption`), so a loader started at step `k` equals one that has delivered `k` steps, for any number of workers.
 /// Worker `w` of `n` prepares batches `w, w + n, …` into its own bounded channel; errors arrive in the place
 /// of their batch.
 #[derive(Debug)]
@@ -181,7 +181,8 @@ impl Source {
         let (size, micros) = (self.config.batch_size, self.config.micro_batches_per_step as u64);
         let (step, micro) = (number / micros, number % micros);
         let indices = self.order.examples(step, micro as usize * size, size);
-        let flips = Streams::new(self.config.seed).at(step, micro).uniform("flip", size);
+        let streams = Streams::new(self.config.seed).at(step, micro);
+        let (flips, picks) = (streams.uniform("flip", size), streams.uniform("caption", size));
         let mut batch = Batch {
             step,
             micro,
@@ -193,16 +194,16 @@ impl Source {
             indices: Vec::with_capacity(size),
             wait_s: 0.0,
         };
-        for (index, flip) in indices.into_iter().zip(flips) {
+        for ((index, flip), pick) in indices.into_iter().zip(flips).zip(picks) {
             ensure!(!is_stopping.load(Ordering::Relaxed), "the loader is stopping");
-            self.push(&mut batch, index, f64::from(flip) < self.config.flip)
+            self.push(&mut batch, index, f64::from(flip) < self.config.flip, pick)
                 .with_context(|| format!("step {step}, micro-batch {micro}: example {index}"))?;
         }
         Ok(batch)
     }
 
-    fn push(&self, batch: &mut Batch, index: usize, is_mirrored: bool) -> Result<()> {
-        let example = self.dataset.get(index)?;
+    fn push(&self, batch: &mut Batch, index: usize, is_mirrored: bool, pick: f32) -> Result<()> {
+        let mut example = self.dataset.get(index)?;
         let (width, height) = (example.image.width(), example.image.height());
         ensure!(width == height, "the picture is {width} x {height} pixels; pictures of a batch must be square");
         if batch.indices.is_empty() {
@@ -216,7 +217,8 @@ impl Source {
             batch.moments.extend(latents.moments(index)?);
         }
         batch.labels.push(i64::try_from(example.label)?);
-        batch.captions.push(example.caption);
+        let caption = (f64::from(pick) * example.captions.len() as f64) as usize; // pick is below 1
+        batch.captions.push((caption < example.captions.len()).then(|| example.captions.swap_remove(caption)));
         batch.indices.push(index);
         Ok(())
     }
@@ -264,7 +266,7 @@ mod tests {
             Ok(Example {
                 image: RgbImage::new(3, 3, pixels)?,
                 label: idx % 5,
-                caption: Some(idx.to_string()),
+                captions: vec![idx.to_string()],
                 mask: None,
             })
         }

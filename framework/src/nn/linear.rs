@@ -27,6 +27,12 @@ impl Linear {
         Self { weight, bias: Some(params.param("bias", [outputs], Init::Zeros)) }
     }
 
+    /// PyTorch's default: weight and bias uniform in ±1/√inputs.
+    pub fn as_pytorch(params: &ParamBuilder, inputs: usize, outputs: usize) -> Self {
+        let bias = params.param("bias", [outputs], Init::Uniform(1.0 / (inputs as f64).sqrt()));
+        Self { weight: params.param("weight", [outputs, inputs], Init::FanIn), bias: Some(bias) }
+    }
+
     /// # Shapes
     /// * `x`: `[.., in]`, result: `[.., out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {

@@ -28,6 +28,13 @@ impl PatchEmbed {
         Self { bias: None, ..Self::new(params, inputs, outputs, patch_size) }
     }
 
+    /// PyTorch's default: weight and bias uniform in ±1/√(in · patch²).
+    pub fn as_pytorch(params: &ParamBuilder, inputs: usize, outputs: usize, patch_size: usize) -> Self {
+        let bound = 1.0 / ((inputs * patch_size * patch_size) as f64).sqrt();
+        let weight = params.param("weight", [outputs, inputs, patch_size, patch_size], Init::FanIn);
+        Self { weight, bias: Some(params.param("bias", [outputs], Init::Uniform(bound))) }
+    }
+
     /// # Shapes
     /// * `x`: `[batch, in, rows · patch, columns · patch]`
     /// * result: `[batch, rows · columns, out]`, row-major

@@ -25,10 +25,25 @@ struct Mlp {
 impl TimestepEmbedder {
     /// `time_scale` multiplies the time before the sinusoids: 1 in the published SiT.
     pub fn new(params: &ParamBuilder, channels: usize, time_scale: f64) -> Self {
-        let (params, init) = (params.child("mlp"), Init::Normal(0.02));
-        let first = Linear::with_init(&params.child(0), NUM_FEATURES, channels, init);
-        let second = Linear::with_init(&params.child(2), channels, channels, init);
-        Self { mlp: Mlp { _0: first, _2: second }, time_scale }
+        let linear = |params: &ParamBuilder, inputs| Linear::with_init(params, inputs, channels, Init::Normal(0.02));
+        Self::with_layers(params, channels, time_scale, linear)
+    }
+
+    /// The same with layers as PyTorch's defaults, as in MMDiT.
+    pub fn as_pytorch(params: &ParamBuilder, channels: usize, time_scale: f64) -> Self {
+        let linear = |params: &ParamBuilder, inputs| Linear::as_pytorch(params, inputs, channels);
+        Self::with_layers(params, channels, time_scale, linear)
+    }
+
+    fn with_layers(
+        params: &ParamBuilder,
+        channels: usize,
+        time_scale: f64,
+        linear: impl Fn(&ParamBuilder, usize) -> Linear,
+    ) -> Self {
+        let params = params.child("mlp");
+        let mlp = Mlp { _0: linear(&params.child(0), NUM_FEATURES), _2: linear(&params.child(2), channels) };
+        Self { mlp, time_scale }
     }
 
     /// # Shapes

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use burn::tensor::{Device, Tensor};
 
 use crate::data::latents::LatentNorm;
@@ -11,6 +11,7 @@ use crate::erase::Erased;
 use crate::recipe::Check;
 use crate::registry::Described;
 use crate::streams::Streams;
+use crate::weights::StateDict;
 
 /// Maps pictures to clean samples and back; frozen unless a training program says otherwise.
 pub trait Autoencoder: Erased<AutoencoderKind> {
@@ -49,6 +50,9 @@ pub trait Variational {
 
     /// How latents are normalized for training.
     fn norm(&self) -> &LatentNorm;
+
+    /// The same weights with another normalization of latents.
+    fn renormalized(&self, norm: LatentNorm) -> Box<dyn Autoencoder>;
 }
 crate::module_kind!(
     /// Autoencoders as a kind of plugin.
@@ -84,6 +88,20 @@ pub trait AutoencoderConfig: Described + Debug + Send + Sync {
     /// As [`build`](Self::build).
     fn build_unnormalized(&self, weights_dir: &Path, device: &Device) -> Result<Box<dyn Autoencoder>> {
         self.build(weights_dir, device)
+    }
+
+    /// Whether what it builds is [`Variational`]: a training program can train no other.
+    fn has_posterior(&self) -> bool {
+        false
+    }
+
+    /// Builds it with weights of a training program, which have the names of the built autoencoder's parameters, and
+    /// with latents as they are.
+    ///
+    /// # Errors
+    /// The weights do not fit, or it has none to fill.
+    fn build_with(&self, _weights: StateDict, _device: &Device) -> Result<Box<dyn Autoencoder>> {
+        bail!("autoencoder `{}` has no weights that a program trains", (self.info().name)())
     }
 
     /// Reports values that cannot work.

@@ -3,11 +3,12 @@
 use std::fmt::Debug;
 
 use anyhow::Result;
+use burn::module::Module;
 use burn::tensor::Tensor;
 
 use super::condition::{Condition, ConditionSpec};
 use super::grid::PatchGrid;
-use crate::erase::Erased;
+use crate::erase::{Erased, Slot};
 use crate::nn::ParamBuilder;
 use crate::recipe::Check;
 use crate::registry::Described;
@@ -69,11 +70,31 @@ pub struct BackboneOutput {
 pub trait Backbone: Erased<BackboneKind> {
     /// One forward pass. Draws nothing: label dropout has already happened.
     fn forward(&self, input: BackboneInput<'_>) -> BackboneOutput;
+
+    /// Tokens after the wanted blocks, for whoever needs no prediction; worth saying where the blocks behind the last of
+    /// them can be left out.
+    fn taps(&self, input: BackboneInput<'_>) -> Vec<Tensor<3>> {
+        self.forward(input).taps
+    }
 }
 crate::module_kind!(
     /// Backbones as a kind of plugin.
     BackboneKind, "backbone", Backbone
 );
+
+/// A backbone that an objective asks for taps alone: it predicts zero.
+#[derive(Module, Debug)]
+pub struct TapsOnly {
+    /// The network.
+    pub backbone: Slot<BackboneKind>,
+}
+
+impl Backbone for TapsOnly {
+    fn forward(&self, input: BackboneInput<'_>) -> BackboneOutput {
+        let prediction = input.x.clone() * 0.0;
+        BackboneOutput { prediction, taps: self.backbone.taps(input) }
+    }
+}
 
 /// Sizes that a backbone states before any weight exists.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,11 +1,14 @@
 //! What a sample shall show: class labels or text.
 
 use std::fmt::Debug;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
+use super::encoder::WeightFile;
 use crate::erase::Erased;
+use crate::nn::ParamBuilder;
 use crate::recipe::Check;
 use crate::registry::Described;
 
@@ -94,7 +97,8 @@ impl ConditionSpec {
     }
 }
 
-/// Turns what the data says about an example into a network's condition; never trains.
+/// Turns what the data says about an example into a network's condition. It trains with the network where its config
+/// [says so](ConditionerConfig::is_trained).
 pub trait Conditioner: Erased<ConditionerKind> {
     /// Conditions of a batch; `labels` and `captions` have one entry per example.
     ///
@@ -111,12 +115,12 @@ crate::module_kind!(
 );
 
 /// What a conditioner is told about the run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConditionerContext {
     /// Classes of the data set.
     pub num_classes: usize,
-    /// Where weights live.
-    pub device: Device,
+    /// Folder of published weights.
+    pub weights_dir: PathBuf,
 }
 
 /// A conditioner as a recipe names it.
@@ -125,11 +129,22 @@ pub trait ConditionerConfig: Described + Debug + Send + Sync {
     /// What it will produce.
     fn spec(&self, num_classes: usize) -> ConditionSpec;
 
-    /// Builds it.
+    /// Files it needs, with the command that gets each; `weights_dir` is the folder of published weights.
+    fn weights(&self, _weights_dir: &Path) -> Vec<WeightFile> {
+        vec![]
+    }
+
+    /// Whether its parameters train with the network: they are then part of the model, its averages and checkpoints,
+    /// under the names `conditioner.…`. What trains declares its parameters with `params` alone.
+    fn is_trained(&self) -> bool {
+        false
+    }
+
+    /// Builds it; parameters live on the device of `params`.
     ///
     /// # Errors
     /// A missing or unfit weight file.
-    fn build(&self, ctx: &ConditionerContext) -> Result<Box<dyn Conditioner>>;
+    fn build(&self, ctx: &ConditionerContext, params: &ParamBuilder) -> Result<Box<dyn Conditioner>>;
 
     /// Reports values that cannot work.
     fn validate(&self, _check: &mut Check<'_>) {}

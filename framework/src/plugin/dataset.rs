@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::data::image::RgbImage;
 use crate::data::latent_cache::CachedLatents;
+use crate::recipe::Check;
 use crate::registry::Described;
 
 /// One example of a data set.
@@ -15,8 +16,8 @@ pub struct Example {
     pub image: RgbImage,
     /// Class, below [`Dataset::num_classes`].
     pub label: usize,
-    /// Text that describes the picture.
-    pub caption: Option<String>,
+    /// Texts that describe the picture; training takes one of them at random.
+    pub captions: Vec<String>,
     /// Object mask, height · width bytes: 0 background, 255 object.
     pub mask: Option<Vec<u8>>,
 }
@@ -38,6 +39,16 @@ pub trait Dataset: Debug + Send + Sync {
 
     /// Name of a class, for captions of figures.
     fn class_name(&self, label: usize) -> String;
+
+    /// Text that asks sample `idx` for a picture of class `label`, for networks that take text.
+    fn prompt(&self, _idx: u64, _label: usize) -> Option<String> {
+        None
+    }
+
+    /// Whether no example shows this class, so that samples of it show what the network makes of its parts.
+    fn is_held_out(&self, _label: usize) -> bool {
+        false
+    }
 
     /// What its classes tell apart, for judging samples: by default the class itself.
     fn attributes(&self) -> Vec<ClassAttribute> {
@@ -104,4 +115,20 @@ pub trait DatasetConfig: Described + Debug + Send + Sync {
 
     /// Number of classes where it is known without opening the data.
     fn num_classes_hint(&self) -> Option<usize>;
+
+    /// Whether its examples have captions.
+    fn has_captions(&self) -> bool {
+        false
+    }
+
+    /// Opens what a judge of samples learns from: the same data with one object in each picture and no class held out.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    fn open_for_judge(&self, ctx: &DatasetContext) -> Result<Box<dyn Dataset>> {
+        self.open(ctx)
+    }
+
+    /// Reports values that cannot work.
+    fn validate(&self, _check: &mut Check<'_>) {}
 }

@@ -19,7 +19,8 @@ pub mod sampler;
 pub use alignment_loss::{AlignmentLoss, AlignmentLossConfig};
 pub use autoencoder::{Autoencoder, AutoencoderConfig, AutoencoderKind, LatentShape, Variational};
 pub use backbone::{
-    Backbone, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, BackboneOutput, BackboneSpec, Times,
+    Backbone, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, BackboneOutput, BackboneSpec, TapsOnly,
+    Times,
 };
 pub use condition::{Condition, ConditionSpec, Conditioner, ConditionerConfig, ConditionerContext, ConditionerKind};
 pub use dataset::{ClassAttribute, Dataset, DatasetConfig, DatasetContext, Example};

@@ -4,13 +4,14 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use burn::tensor::{Device, Tensor};
 
+use super::autoencoder::{Autoencoder, AutoencoderConfig};
 use super::dataset::Dataset;
 use super::encoder::{EncoderConfig, WeightFile};
 use crate::data::loader::Batch;
-use crate::recipe::{Check, Plan, TrainSection};
+use crate::recipe::{Check, Plan, Recipe, TrainSection};
 use crate::registry::Described;
 use crate::streams::Streams;
 use crate::train::{Preview, ReadTensors, WriteTensors};
@@ -40,7 +41,7 @@ pub trait Program: Debug {
     ///
     /// # Errors
     /// A network or the tensor library fails.
-    fn previews(&self) -> Result<Vec<Preview>>;
+    fn previews(&mut self) -> Result<Vec<Preview>>;
 
     /// What is measured beside the loss whenever previews are drawn: accuracies on held-out pictures, by tag.
     ///
@@ -67,6 +68,8 @@ pub struct ProgramContext<'a> {
     pub train: &'a TrainSection,
     /// Pictures, for previews and for what depends on the number of classes.
     pub dataset: Arc<dyn Dataset>,
+    /// The autoencoder that the recipe describes, where the program [trains it](ProgramConfig::trains_autoencoder).
+    pub autoencoder: Option<&'a dyn AutoencoderConfig>,
     /// The diffusion model that the recipe describes, where the program [trains one](ProgramConfig::trains_diffusion).
     pub plan: Option<&'a Plan>,
 }
@@ -78,6 +81,26 @@ pub trait ProgramConfig: Described + Debug + Send + Sync {
     /// backbone, objective, alignment or samples.
     fn trains_diffusion(&self) -> bool {
         false
+    }
+
+    /// Whether it trains the recipe's `autoencoder`, which must have a posterior.
+    fn trains_autoencoder(&self) -> bool {
+        false
+    }
+
+    /// The autoencoder that a checkpoint holds, with statistics of its own latents; `config` and `train` are the recipe's.
+    /// Asked where the program [trains it](Self::trains_autoencoder).
+    ///
+    /// # Errors
+    /// A file is missing or does not fit.
+    fn autoencoder(
+        &self,
+        _config: &dyn AutoencoderConfig,
+        _train: &TrainSection,
+        _read: &ReadTensors<'_>,
+        _device: &Device,
+    ) -> Result<Box<dyn Autoencoder>> {
+        bail!("program `{}` does not say which autoencoder it trained", (self.info().name)())
     }
 
     /// Files it needs, with the command that gets each.
@@ -98,4 +121,8 @@ pub trait ProgramConfig: Described + Debug + Send + Sync {
 
     /// Reports values that cannot work.
     fn validate(&self, _check: &mut Check<'_>) {}
+
+    /// Reports what in the recipe around it cannot work with it, where it [trains a diffusion
+    /// model](Self::trains_diffusion).
+    fn validate_with(&self, _recipe: &Recipe, _check: &mut Check<'_>) {}
 }

@@ -3,17 +3,18 @@
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use figment::value::{Tag, Value};
+use figment::value::{Dict, Tag, Value};
 use serde::de::DeserializeOwned;
 
 use super::check::Check;
 use super::deserialize::deserialize;
 use super::loading::{Loading, sentence};
 use super::merge::Part;
-use super::origin::Layer;
+use super::origin::{Layer, Source};
 use super::profiles::choose;
 use super::settings::Settings;
 use super::text::shown;
+use super::yaml::parse;
 
 /// A recipe with all its layers merged, in which every value knows where it was written.
 ///
@@ -69,6 +70,28 @@ impl Layered {
             recipe: recipe.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default(),
             profile: profile.name,
         })
+    }
+
+    /// One section of a recipe, given on the command line as `option text`: YAML, or the bare name of a plugin.
+    ///
+    /// ```
+    /// let layered = realign::recipe::Layered::typed("--encoder", "encoder", "{type: hog, channels: 64}")?;
+    /// assert_eq!(layered.origin_of("encoder.channels"), "--encoder {type: hog, channels: 64}");
+    /// # anyhow::Ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// `option text: message` when the text is no YAML.
+    pub fn typed(option: &str, key: &str, text: &str) -> Result<Self> {
+        let typed = format!("{option} {text}");
+        let value = parse(text).map_err(|fault| anyhow!("{typed}: {}", fault.message))?;
+        let section = match value {
+            Value::String(tag, name) => Value::Dict(tag, Dict::from([("type".into(), Value::from(name))])),
+            section => section,
+        };
+        let root = Value::Dict(Tag::Default, Dict::from([(key.into(), section)]));
+        let (layer, root) = Layer::new(root, Source::Typed(typed.clone()))?;
+        Ok(Layered { root, layers: vec![layer], shown: typed, recipe: String::new(), profile: String::new() })
     }
 
     /// The recipe as a `T`.
@@ -368,6 +391,16 @@ mod tests {
         assert_eq!(message, "r/a.yaml: missing required key `backbone`");
         let message = folder.relative(&folder.load(None, &[]).extract::<Recipe>().unwrap_err().to_string());
         assert!(message.starts_with("r/base/b.yaml:1: a: unknown key `a`"), "{message}");
+    }
+
+    #[test]
+    fn a_section_of_the_command_line_is_a_name_or_yaml_and_its_errors_repeat_it() {
+        let typed = |text: &str| Layered::typed("--backbone", "backbone", text);
+        assert_eq!(typed("{depth: 3}").unwrap().extract::<Recipe>().unwrap().backbone.depth, 3);
+        assert_eq!(typed("sit").unwrap().leaves()[0].1, "sit");
+        let message = typed("{dpeth: 3}").unwrap().extract::<Recipe>().unwrap_err().to_string();
+        assert!(message.starts_with("--backbone {dpeth: 3}: backbone.dpeth: unknown key `dpeth`"), "{message}");
+        assert!(typed("{depth: 3").unwrap_err().to_string().starts_with("--backbone {depth: 3: "));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use figment::value::{Dict, Tag, Value};
 
 use super::merge::{Clash, Part, merge, set};
 use super::origin::{Layer, Source};
-use super::program::{is_key, stands_alone};
+use super::program::{is_key, standing_alone};
 use super::singular::{spell_out, spelled_out};
 use super::text::{folder_of, read, shown};
 use super::yaml::{Fault, parse};
@@ -105,8 +105,9 @@ impl Loading {
     }
 
     fn lay(&mut self, mut value: Value, source: Source, part: Part) -> Result<()> {
-        if let (Part::Profile, Value::Dict(_, section), true) = (part, &mut value, stands_alone(&self.root)) {
-            section.retain(|key, _| is_key(key));
+        if let (Part::Profile, Value::Dict(_, section), Some(program)) = (part, &mut value, standing_alone(&self.root))
+        {
+            section.retain(|key, _| is_key(&*program, key));
         }
         let (layer, mut value) = Layer::new(value, source)?;
         self.layers.push(layer);
@@ -120,7 +121,7 @@ impl Loading {
             bail!("--set {typed}: expected `section.key=value`");
         };
         let value = parse(text).map_err(|fault| anyhow!("--set {typed}: {}", fault.message))?;
-        let (layer, value) = Layer::new(value, Source::Set(typed.to_string()))?;
+        let (layer, value) = Layer::new(value, Source::Typed(format!("--set {typed}")))?;
         self.layers.push(layer);
         let done = spelled_out(key.trim(), value).and_then(|(key, value)| set(&mut self.root, &key, value));
         done.map_err(|clash| self.placed(clash))

@@ -16,6 +16,7 @@ mod keys;
 mod layers;
 mod loading;
 mod locate;
+mod log_section;
 mod merge;
 mod missing;
 mod origin;
@@ -32,11 +33,12 @@ mod yaml;
 pub use cache_section::{CacheSection, FeatureStorage};
 pub use check::Check;
 pub use layers::Layered;
+pub use log_section::{LogSection, SpatialSection};
 pub use missing::Missing;
 pub use plan::Plan;
 pub use program::{Job, ProgramPlan, ProgramRecipe};
 pub use schema::{
-    AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, LogSection, Recipe, SampleSection,
+    AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, Recipe, SampleSection,
     ScheduleSection, ScheduleShape, TrainSection,
 };
 pub use settings::Settings;

@@ -1,4 +1,4 @@
-//! Where a value was written: `file:line` of a dotted key, or the `--set` that gave it.
+//! Where a value was written: `file:line` of a dotted key, or the words of the command line that gave it.
 
 use std::sync::Arc;
 
@@ -15,15 +15,15 @@ use super::yaml::join;
 pub(super) enum Source {
     /// A file, or the section `within` of it.
     File { shown: String, text: Arc<str>, within: String },
-    /// One `--set`, as typed.
-    Set(String),
+    /// Something given on the command line, as typed: `--set train.steps=3`.
+    Typed(String),
 }
 
 impl Source {
     /// `file:line` of the key or of the deepest section around it that the file has.
     pub(super) fn place(&self, key: &str) -> String {
         match self {
-            Source::Set(typed) => format!("--set {typed}"),
+            Source::Typed(typed) => typed.clone(),
             Source::File { shown, text, within } => {
                 let line = |key: &str| locate(text, &join(within, key));
                 match line(key).max(line(&short(key))) {
@@ -47,7 +47,7 @@ impl Layer {
     pub(super) fn new(value: Value, source: Source) -> Result<(Self, Value)> {
         let metadata = match &source {
             Source::File { shown, .. } => Metadata::from("recipe layer", std::path::Path::new(shown)),
-            Source::Set(typed) => Metadata::named(format!("--set {typed}")),
+            Source::Typed(typed) => Metadata::named(typed.clone()),
         };
         let figment = Figment::from(OneValue(metadata, value));
         let value = figment.find_value(OneValue::KEY).map_err(|error| anyhow!("{}: {error}", source.place("")))?;
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn two_layers_have_different_tags() {
-        let layer = |typed: &str| Layer::new(parse("{a: 1}").unwrap(), Source::Set(typed.into())).unwrap();
+        let layer = |typed: &str| Layer::new(parse("{a: 1}").unwrap(), Source::Typed(typed.into())).unwrap();
         let (first, value) = layer("a=1");
         let (second, _) = layer("a=1");
         assert_ne!(first.tag, second.tag);

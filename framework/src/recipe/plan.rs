@@ -11,8 +11,8 @@ use super::missing::Missing;
 use super::schema::{Recipe, ScheduleShape, TrainSection};
 use crate::plugin::encoder::WeightFile;
 use crate::plugin::{
-    BackboneConfig, BackboneContext, BackboneSpec, ConditionSpec, DatasetContext, EncoderContext, EncoderSpec,
-    LatentShape, PatchGrid, SamplerConfig,
+    BackboneConfig, BackboneContext, BackboneSpec, ConditionSpec, ConditionerContext, DatasetContext, EncoderContext,
+    EncoderSpec, LatentShape, PatchGrid, SamplerConfig,
 };
 use crate::registry;
 
@@ -27,6 +27,8 @@ pub struct Plan {
     pub profile_name: String,
     /// Shape of a clean sample.
     pub latent: LatentShape,
+    /// Classes of the data set; 0 where the data is missing.
+    pub num_classes: usize,
     /// Kind of condition.
     pub condition: ConditionSpec,
     /// Sizes of the backbone.
@@ -50,13 +52,18 @@ impl Plan {
         let (recipe_name, profile_name) = (layered.recipe_name().to_string(), layered.profile_name().to_string());
         // `compose` returns nothing only after it has recorded a problem, which the line above has returned.
         let sizes = plan.context("the recipe does not fit together")?;
-        let Sizes { latent, condition, backbone, encoders, missing } = sizes;
-        Ok(Self { recipe, recipe_name, profile_name, latent, condition, backbone, encoders, missing })
+        let Sizes { latent, num_classes, condition, backbone, encoders, missing } = sizes;
+        Ok(Self { recipe, recipe_name, profile_name, latent, num_classes, condition, backbone, encoders, missing })
     }
 
     /// What the backbone is told.
     pub fn backbone_context(&self) -> BackboneContext {
         backbone_context(&self.recipe, self.latent, self.condition)
+    }
+
+    /// What the conditioner is told.
+    pub fn conditioner_context(&self) -> ConditionerContext {
+        ConditionerContext { num_classes: self.num_classes, weights_dir: self.recipe.weights_dir.clone() }
     }
 
     /// What encoders are told.
@@ -117,6 +124,7 @@ pub(super) fn run_dir(runs: &Path, recipe: &str, profile: &str, digest: &str) ->
 
 struct Sizes {
     latent: LatentShape,
+    num_classes: usize,
     condition: ConditionSpec,
     backbone: BackboneSpec,
     encoders: Vec<Vec<EncoderSpec>>,
@@ -129,7 +137,8 @@ fn backbone_context(recipe: &Recipe, input: LatentShape, condition: ConditionSpe
 
 fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
     let mut missing = vec![];
-    let condition = condition(recipe, check, &mut missing)?;
+    let (num_classes, condition) = condition(recipe, check, &mut missing)?;
+    missing.extend(absent(recipe.conditioner.weights(&recipe.weights_dir)));
     let latent = record(check, "autoencoder", recipe.autoencoder.latent_shape(recipe.image_size))?;
     missing.extend(absent(recipe.autoencoder.weights(&recipe.weights_dir)));
     let context = backbone_context(recipe, latent, condition);
@@ -163,7 +172,12 @@ fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {
             encoders.push(specs);
         });
     }
-    Some(Sizes { latent, condition, backbone, encoders, missing })
+    if let Some(spatial) = &recipe.log.spatial {
+        for (i, tap) in spatial.taps.iter().enumerate() {
+            check.range(&format!("log.spatial.taps.{i}"), *tap, 1, backbone.depth);
+        }
+    }
+    Some(Sizes { latent, num_classes, condition, backbone, encoders, missing })
 }
 
 /// Why a backbone with one time cannot serve the objective, and which can.
@@ -215,14 +229,25 @@ fn grids(check: &mut Check<'_>, key: &str, encoder: PatchGrid, backbone: PatchGr
     }
 }
 
-fn condition(recipe: &Recipe, check: &mut Check<'_>, missing: &mut Vec<Missing>) -> Option<ConditionSpec> {
+/// Classes of the data set, 0 where it is missing, and the kind of condition.
+fn condition(recipe: &Recipe, check: &mut Check<'_>, missing: &mut Vec<Missing>) -> Option<(usize, ConditionSpec)> {
+    let conditioner = &recipe.conditioner;
+    if matches!(conditioner.spec(1), ConditionSpec::Text { .. }) && !recipe.data.has_captions() {
+        let message = format!(
+            "data set `{}` has no captions, and conditioner `{}` needs them",
+            (recipe.data.info().name)(),
+            (conditioner.info().name)()
+        );
+        check.bad("data.type", message);
+        return None;
+    }
     if let Some(num_classes) = recipe.data.num_classes_hint() {
-        return Some(recipe.conditioner.spec(num_classes));
+        return Some((num_classes, conditioner.spec(num_classes)));
     }
     let ctx = DatasetContext { image_size: recipe.image_size, seed: recipe.seed };
     match recipe.data.open(&ctx) {
-        Ok(data) => Some(recipe.conditioner.spec(data.num_classes())),
-        Err(problem) => match recipe.conditioner.spec(0) {
+        Ok(data) => Some((data.num_classes(), conditioner.spec(data.num_classes()))),
+        Err(problem) => match conditioner.spec(0) {
             ConditionSpec::Labels { num_classes: 0 } => {
                 check.bad("data", format!("{problem:#}"));
                 None
@@ -230,7 +255,7 @@ fn condition(recipe: &Recipe, check: &mut Check<'_>, missing: &mut Vec<Missing>)
             // The recipe says how many classes there are, so shapes can be checked without the data.
             known => {
                 missing.push(Missing::Data(format!("{problem:#}")));
-                Some(known)
+                Some((0, known))
             }
         },
     }

@@ -6,13 +6,16 @@ use anyhow::{Context, Result};
 use figment::value::Value;
 use serde::{Deserialize, Serialize};
 
+use super::check::Check;
 use super::layers::Layered;
+use super::log_section::LogSection;
 use super::missing::Missing;
 use super::plan::{Plan, absent, digest_of, run_dir};
-use super::schema::{LoaderSection, LogSection, TrainSection, default_weights_dir, validate_device};
-use crate::plugin::{DatasetConfig, DatasetContext, ProgramConfig};
+use super::schema::{LoaderSection, TrainSection, default_weights_dir, validate_device};
+use crate::plugin::{AutoencoderConfig, DatasetConfig, DatasetContext, ProgramConfig};
 
-/// Keys of such a recipe. A profile's other sections describe diffusion models and are left out.
+/// Keys of such a recipe, beside the `autoencoder` of a program that trains one. A profile's other sections describe
+/// diffusion models and are left out.
 const KEYS: [&str; 10] =
     ["seed", "device", "weights_dir", "data", "image_size", "flip", "loader", "program", "train", "log"];
 
@@ -35,7 +38,10 @@ pub struct ProgramRecipe {
     pub flip: f64,
     /// How batches are prepared.
     pub loader: LoaderSection,
-    /// What is trained.
+    /// The autoencoder, of a program that trains one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoencoder: Option<Box<dyn AutoencoderConfig>>,
+    /// What is trained, and how.
     pub program: Box<dyn ProgramConfig>,
     /// Steps, batch and the optimizers' settings.
     pub train: TrainSection,
@@ -71,7 +77,7 @@ impl Job {
     /// # Errors
     /// As [`Plan::new`] and [`ProgramPlan::new`].
     pub fn new(layered: &Layered) -> Result<Self> {
-        if stands_alone(&layered.root) {
+        if standing_alone(&layered.root).is_some() {
             return Ok(Self::Program(Box::new(ProgramPlan::new(layered)?)));
         }
         Ok(Self::Diffusion(Box::new(Plan::new(layered)?)))
@@ -92,6 +98,12 @@ impl ProgramPlan {
             check.range("image_size", recipe.image_size, 1, 4096);
             check.range("flip", recipe.flip, 0.0, 1.0);
             check.within("program", |check| recipe.program.validate(check));
+            match (&recipe.autoencoder, recipe.program.trains_autoencoder()) {
+                (Some(autoencoder), true) => trainable(&**autoencoder, recipe.image_size, check),
+                (None, true) => check.bad("autoencoder", "is missing; the program trains it: name one"),
+                (Some(_), false) => check.bad("autoencoder", "has no effect, because the program trains none"),
+                (None, false) => {}
+            }
             check.within("train", |check| recipe.train.validate(check));
             if recipe.train.micro_batch_size != recipe.train.global_batch_size {
                 check.bad(
@@ -100,10 +112,14 @@ impl ProgramPlan {
                 );
             }
             check.within("log", |check| recipe.log.validate(check));
+            recipe.log.has_no_spatial(check);
             if recipe.log.classifier {
                 check.bad("log.classifier", "judges samples of a diffusion model, and this program draws none");
             }
         })?;
+        if let Some(autoencoder) = &recipe.autoencoder {
+            missing.extend(absent(autoencoder.weights(&recipe.weights_dir)));
+        }
         if let Err(problem) = recipe.data.open(&dataset_context(&recipe)) {
             missing.push(Missing::Data(format!("{problem:#}")));
         }
@@ -137,14 +153,28 @@ fn dataset_context(recipe: &ProgramRecipe) -> DatasetContext {
     DatasetContext { image_size: recipe.image_size, seed: recipe.seed }
 }
 
-/// Whether a recipe's program trains no diffusion model. A program that is not known counts as none.
-pub(super) fn stands_alone(root: &Value) -> bool {
-    let Some(name) = root.find_ref("program.type").and_then(Value::as_str) else { return false };
-    let default = serde_json::from_value::<Box<dyn ProgramConfig>>(serde_json::json!({ "type": name }));
-    default.is_ok_and(|program| !program.trains_diffusion())
+/// Reports what keeps a program from training this autoencoder.
+pub(super) fn trainable(autoencoder: &dyn AutoencoderConfig, image_size: usize, check: &mut Check<'_>) {
+    check.within("autoencoder", |check| {
+        autoencoder.validate(check);
+        if let Err(problem) = autoencoder.latent_shape(image_size) {
+            check.record(&problem);
+        }
+        if !autoencoder.has_posterior() {
+            let name = (autoencoder.info().name)();
+            check.bad("type", format!("autoencoder `{name}` has no posterior that the program could train"));
+        }
+    });
+}
+
+/// The program of a recipe that trains no diffusion model. One that is not known counts as none.
+pub(super) fn standing_alone(root: &Value) -> Option<Box<dyn ProgramConfig>> {
+    let name = root.find_ref("program.type").and_then(Value::as_str)?;
+    let default = serde_json::from_value::<Box<dyn ProgramConfig>>(serde_json::json!({ "type": name })).ok()?;
+    (!default.trains_diffusion()).then_some(default)
 }
 
 /// Whether a profile's section says something to a program that stands alone.
-pub(super) fn is_key(name: &str) -> bool {
-    KEYS.contains(&name)
+pub(super) fn is_key(program: &dyn ProgramConfig, name: &str) -> bool {
+    KEYS.contains(&name) || (name == "autoencoder" && program.trains_autoencoder())
 }

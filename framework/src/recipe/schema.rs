@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cache_section::CacheSection;
 use super::check::Check;
+use super::log_section::LogSection;
 use crate::ops::DeviceChoice;
 use crate::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, ConditionerConfig, DatasetConfig, EncoderConfig,
@@ -236,24 +237,6 @@ pub enum LabelSampling {
     Balanced,
 }
 
-/// What is written while training, and when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LogSection {
-    /// Steps between scalars.
-    pub every: u64,
-    /// Steps between previews; 0 draws one at the end only.
-    pub preview_every: u64,
-    /// Steps between checkpoints; 0 saves at the end only.
-    pub checkpoint_every: u64,
-    /// Checkpoints kept; older ones are deleted.
-    pub keep_checkpoints: usize,
-    /// Steps between histograms of weights; 0 writes none.
-    pub histogram_every: u64,
-    /// Whether a small classifier judges samples at the end; needs the data set `shapes`.
-    pub classifier: bool,
-}
-
 pub(super) fn default_weights_dir() -> PathBuf {
     PathBuf::from("pretrained_models")
 }
@@ -262,6 +245,7 @@ impl Recipe {
     /// Reports every value that cannot work on its own or with its neighbors.
     pub fn validate(&self, check: &mut Check<'_>) {
         validate_device(&self.device, check);
+        check.within("data", |check| self.data.validate(check));
         check.range("image_size", self.image_size, 1, 4096);
         check.range("flip", self.flip, 0.0, 1.0);
         check.within("loader", |check| {
@@ -281,6 +265,21 @@ impl Recipe {
         check.within("log", |check| self.log.validate(check));
         if let Some(program) = &self.program {
             check.within("program", |check| program.validate(check));
+            self.log.has_no_spatial(check);
+            program.validate_with(self, check);
+            if program.trains_autoencoder() && !self.autoencoder.has_posterior() {
+                let name = (self.autoencoder.info().name)();
+                check.bad(
+                    "autoencoder.type",
+                    format!("autoencoder `{name}` has no posterior that the program could train"),
+                );
+            }
+            if self.train.micro_batch_size != self.train.global_batch_size {
+                check.bad(
+                    "train.micro_batch_size",
+                    "a program takes the whole batch at once; set it to global_batch_size",
+                );
+            }
         }
     }
 }
@@ -288,13 +287,6 @@ impl Recipe {
 pub(super) fn validate_device(device: &str, check: &mut Check<'_>) {
     if let Err(problem) = DeviceChoice::parse(device) {
         check.bad("device", problem);
-    }
-}
-
-impl LogSection {
-    pub(super) fn validate(&self, check: &mut Check<'_>) {
-        check.range("every", self.every, 1, u64::MAX);
-        check.positive("keep_checkpoints", self.keep_checkpoints);
     }
 }
 

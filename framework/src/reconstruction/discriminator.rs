@@ -68,6 +68,18 @@ impl Discriminator {
         x
     }
 
+    /// As [`forward_train`](Self::forward_train), with a gradient for the pictures and none for the weights.
+    pub fn forward_frozen(&mut self, x: Tensor<4>) -> Tensor<4> {
+        let mut frozen = self.clone().no_grad();
+        let logits = frozen.forward_train(x);
+        for ((_, own), (_, moved)) in self.main.0.iter_mut().zip(frozen.main.0) {
+            if let (Layer::Norm(own), Layer::Norm(moved)) = (own, moved) {
+                (own.running_mean, own.running_var) = (moved.running_mean, moved.running_var);
+            }
+        }
+        logits
+    }
+
     /// Logits by the running statistics.
     ///
     /// # Shapes
@@ -165,7 +177,8 @@ impl Module for Layer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::parameters;
+    use crate::train::Gradients;
+    use crate::weights::{parameters, state_dict, to_host};
 
     #[test]
     fn the_published_size_has_its_names_and_count() {
@@ -178,6 +191,24 @@ mod tests {
             assert!(names.contains(&name), "{names:?}");
         }
         assert!(!names.contains(&"main.8.bias"));
+    }
+
+    #[test]
+    fn a_frozen_pass_moves_the_statistics_and_gives_the_weights_no_gradient() {
+        let device = Device::flex().autodiff();
+        let network = || Discriminator::new(&ParamBuilder::new(&device, 0), 2, 1);
+        let x = Tensor::<4>::random([2, 3, 16, 16], burn::tensor::Distribution::Normal(0.0, 1.0), &device);
+        let (mut frozen, mut trained) = (network(), network());
+        let leaf = x.clone().require_grad();
+        let logits = frozen.forward_frozen(leaf.clone());
+        assert_eq!(to_host(logits.clone()), to_host(trained.forward_train(x)));
+        assert_eq!(state_dict(&frozen), state_dict(&trained));
+        let graph = logits.sum().backward();
+        assert!(leaf.grad(&graph).is_some());
+        let mut gradients = Gradients::default();
+        gradients.add(&frozen, graph);
+        assert!(gradients.by_name(&frozen).values().all(|g| g.values.iter().all(|value| *value == 0.0)));
+        assert!(parameters(&frozen).iter().any(|param| param.is_trainable));
     }
 
     #[test]

@@ -14,6 +14,6 @@ pub use draws::{image_noise, sample_labels};
 pub use export::ImageWriter;
 pub use guidance::{GuidedVelocity, guided_prediction};
 pub use npz::NpzWriter;
-pub use pictures::{Sampling, draw_pictures};
+pub use pictures::{Prompt, Sampling, draw_pictures, draw_prompts, picture_bytes, prompts_of};
 pub use quantize::{Quantization, quantize};
 pub use solvers::{finish, ode_euler, ode_heun, score_from_velocity, sde_euler_maruyama};

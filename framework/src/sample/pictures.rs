@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use super::draws::image_noise;
 use super::quantize::{Quantization, quantize};
 use crate::ops;
-use crate::plugin::{Guidance, SampleRequest, Sampler};
+use crate::plugin::{Dataset, Guidance, SampleRequest, Sampler};
 use crate::recipe::SampleSection;
 use crate::train::{Assembly, TrainModel};
 use crate::weights::to_host;
@@ -30,12 +30,28 @@ impl Sampling {
     }
 }
 
-/// Pictures `first_idx ..` with the given labels, as bytes: sample, row, column, channel.
-///
-/// Picture `i` depends on the seed, `i`, its label and the weights, not on the batch it is drawn in.
+/// What one sample is asked to show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// Its class.
+    pub label: i64,
+    /// Its text, for networks that take text.
+    pub caption: Option<String>,
+}
+
+/// What samples `first_idx ..` of these classes are asked to show, in the data set's words where it has them.
+pub fn prompts_of(dataset: &dyn Dataset, labels: &[i64], first_idx: u64) -> Vec<Prompt> {
+    let prompt = |(label, idx): (&i64, u64)| {
+        let class = usize::try_from(*label).ok();
+        Prompt { label: *label, caption: class.and_then(|class| dataset.prompt(idx, class)) }
+    };
+    labels.iter().zip(first_idx..).map(prompt).collect()
+}
+
+/// Pictures `first_idx ..` of the given classes, asked for in the data set's words where the network takes text.
 ///
 /// # Errors
-/// The sampler fails, or the tensor library does.
+/// As [`draw_prompts`].
 pub fn draw_pictures(
     assembly: &Assembly,
     model: &TrainModel,
@@ -45,8 +61,27 @@ pub fn draw_pictures(
     first_idx: u64,
     sampling: Sampling,
 ) -> Result<Vec<u8>> {
+    let prompts = prompts_of(&*assembly.dataset, labels, first_idx);
+    draw_prompts(assembly, model, sampler, latent, &prompts, first_idx, sampling)
+}
+
+/// Pictures `first_idx ..` of the given prompts, as bytes: sample, row, column, channel.
+///
+/// Picture `i` depends on the seed, `i`, its prompt and the weights, not on the batch it is drawn in.
+///
+/// # Errors
+/// The sampler fails, or the tensor library does.
+pub fn draw_prompts(
+    assembly: &Assembly,
+    model: &TrainModel,
+    sampler: &dyn Sampler,
+    latent: [usize; 3],
+    prompts: &[Prompt],
+    first_idx: u64,
+    sampling: Sampling,
+) -> Result<Vec<u8>> {
     let device = &assembly.device;
-    let (count, size) = (labels.len(), latent.iter().product::<usize>());
+    let (count, size) = (prompts.len(), latent.iter().product::<usize>());
     let shape = [count, latent[0], latent[1], latent[2]];
     let noise = |stream: &str| {
         let values: Vec<f32> =
@@ -54,28 +89,37 @@ pub fn draw_pictures(
         Tensor::<4>::from_data(TensorData::new(values, shape), device)
     };
     let step_noise = |step: usize| noise(&format!("sde/{step}"));
-    let captions = vec![None; count];
+    let (labels, captions): (Vec<_>, Vec<_>) =
+        prompts.iter().map(|prompt| (prompt.label, prompt.caption.clone())).unzip();
+    let conditioner = assembly.conditioner(model);
     let request = SampleRequest {
         backbone: &*model.backbone,
         objective: &*assembly.objective,
         noise: noise("initial"),
-        condition: assembly.conditioner.condition(labels, &captions, device)?,
-        null: assembly.conditioner.null(count, device),
+        condition: conditioner.condition(&labels, &captions, device)?,
+        null: conditioner.null(count, device),
         guidance: sampling.guidance,
         step_noise: &step_noise,
     };
     ops::guard(|| {
         let samples = sampler.sample(request)?;
-        let pictures = assembly.autoencoder.decode(samples);
-        let [_, channels, height, width] = pictures.dims();
-        let values = to_host(pictures);
-        let pixels = height * width;
-        let mut bytes = Vec::with_capacity(values.len());
-        for picture in values.chunks_exact(channels * pixels) {
-            for pixel in 0..pixels {
-                bytes.extend((0..channels).map(|c| quantize(picture[c * pixels + pixel], sampling.quantization)));
-            }
-        }
-        Ok(bytes)
+        Ok(picture_bytes(assembly.autoencoder.decode(samples), sampling.quantization))
     })
+}
+
+/// Bytes of pictures, in the order picture, row, column, channel.
+///
+/// # Shapes
+/// * `pictures`: `[batch, channels, height, width]`, −1 is black and 1 white
+pub fn picture_bytes(pictures: Tensor<4>, quantization: Quantization) -> Vec<u8> {
+    let [_, channels, height, width] = pictures.dims();
+    let values = to_host(pictures);
+    let pixels = height * width;
+    let mut bytes = Vec::with_capacity(values.len());
+    for picture in values.chunks_exact((channels * pixels).max(1)) {
+        for pixel in 0..pixels {
+            bytes.extend((0..channels).map(|c| quantize(picture[c * pixels + pixel], quantization)));
+        }
+    }
+    bytes
 }

@@ -3,9 +3,8 @@
 use anyhow::{Result, ensure};
 use burn::tensor::Tensor;
 
-use super::model::TrainModel;
 use crate::erase::Slot;
-use crate::plugin::{AlignmentLoss, EncoderKind, Normalizer, PatchGrid};
+use crate::plugin::{AlignmentLoss, EncoderKind, Normalizer, PatchGrid, ProjectorKind};
 
 /// What the terms of one batch come to.
 #[derive(Debug, Default)]
@@ -80,9 +79,10 @@ impl Alignment {
         self.terms.iter().enumerate().map(of_term).collect()
     }
 
-    /// The weighted sum of all terms, and each term's raw loss.
+    /// The sum of all terms, each times what `weight` says of it, and each term's raw loss.
     ///
     /// # Shapes
+    /// * `projectors`: those of all terms, in order
     /// * `targets`: as [`targets`](Self::targets) returns them
     /// * `taps`: tokens after the blocks of [`taps`](Self::taps), of all samples or of the first ones
     ///
@@ -90,10 +90,11 @@ impl Alignment {
     /// Projected tokens and features have different shapes.
     pub fn loss(
         &self,
-        model: &TrainModel,
+        projectors: &[Slot<ProjectorKind>],
         taps: &[Tensor<3>],
         targets: Vec<Vec<Tensor<3>>>,
         step: u64,
+        weight: impl Fn(&Term) -> f64,
     ) -> Result<AlignmentLosses> {
         let depths = self.taps(step);
         let (mut losses, mut projector) = (AlignmentLosses::default(), 0);
@@ -106,7 +107,7 @@ impl Alignment {
             };
             let [num_aligned, ..] = tap.dims();
             let mut sum = None;
-            for (target, projector) in targets.into_iter().zip(&model.projectors[first..]) {
+            for (target, projector) in targets.into_iter().zip(&projectors[first..]) {
                 let projected = projector.forward(tap.clone(), self.grid);
                 let [batch, ..] = target.dims();
                 let target = if num_aligned < batch { target.narrow(0, 0, num_aligned) } else { target };
@@ -123,7 +124,7 @@ impl Alignment {
             let Some(sum) = sum else { continue };
             let mean = sum / count as f64;
             losses.by_term.push((i, mean.clone().detach()));
-            let weighted = mean * term.proj_coeff;
+            let weighted = mean * weight(term);
             losses.total = Some(losses.total.map_or(weighted.clone(), |total| total + weighted));
         }
         Ok(losses)

@@ -4,18 +4,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use super::alignment::{Alignment, Term};
 use super::cache_choice::CacheChoice;
 use super::cached;
 use super::feature_cache::FeatureCache;
-use super::model::TrainModel;
+use super::model::{TrainModel, build_conditioner};
+use super::pictures::images;
 use crate::data::loader::Batch;
 use crate::erase::Slot;
+use crate::nn::ParamBuilder;
 use crate::ops::{self, DeviceChoice};
 use crate::plugin::{
-    AutoencoderKind, ConditionerContext, ConditionerKind, Dataset, EncoderKind, Objective, ObjectiveInput, Sampler,
+    AutoencoderKind, Conditioner, ConditionerKind, Dataset, EncoderKind, Objective, ObjectiveInput, Sampler,
 };
 use crate::recipe::{AlignmentTerm, Plan};
 use crate::streams::Streams;
@@ -29,8 +31,8 @@ pub struct Assembly {
     pub dataset: Arc<dyn Dataset>,
     /// From pictures to clean samples.
     pub autoencoder: Slot<AutoencoderKind>,
-    /// From labels to conditions.
-    pub conditioner: Slot<ConditionerKind>,
+    /// From labels or captions to conditions, where that does not train.
+    conditioner: Slot<ConditionerKind>,
     /// What the network learns to predict.
     pub objective: Box<dyn Objective>,
     /// What its tokens are aligned with.
@@ -63,7 +65,6 @@ impl Assembly {
             bail!("{missing}");
         }
         let dataset: Arc<dyn Dataset> = recipe.data.open(&plan.dataset_context()).context("data")?.into();
-        let context = ConditionerContext { num_classes: dataset.num_classes(), device: device.clone() };
         let alignment = Alignment {
             terms: recipe.alignment.iter().map(|term| build_term(plan, term, &device)).collect::<Result<_>>()?,
             grid: plan.backbone.grid,
@@ -74,7 +75,7 @@ impl Assembly {
         }
         Ok(Self {
             autoencoder,
-            conditioner: Slot::new(recipe.conditioner.build(&context).context("conditioner")?),
+            conditioner: build_conditioner(plan, &ParamBuilder::new(&device, recipe.seed))?,
             objective: recipe.objective.build(),
             sampler: recipe.sample.sampler.build(),
             also: recipe.sample.also.iter().map(|sampler| sampler.build()).collect(),
@@ -120,12 +121,20 @@ impl Assembly {
         }
     }
 
+    /// From labels or captions to conditions: the model's own where it trains.
+    pub fn conditioner<'a>(&'a self, model: &'a TrainModel) -> &'a dyn Conditioner {
+        match &model.conditioner {
+            Some(trained) => &**trained,
+            None => &*self.conditioner,
+        }
+    }
+
     /// The loss of one micro-batch: objective plus alignment. Design, section 6.
     ///
     /// # Errors
     /// A part refuses the batch.
     pub fn loss(&self, model: &TrainModel, batch: &Batch, streams: &Streams) -> Result<MicroLoss> {
-        let images = pixels(batch, &self.device)?;
+        let images = images(batch, &self.device)?;
         let training = self.device.clone().autodiff();
         let taps = self.alignment.taps(streams.step);
         let targets = self.alignment.targets(streams.step, |at, encoder| self.features(at, encoder, &images, batch))?;
@@ -135,13 +144,15 @@ impl Assembly {
         };
         let x0 = Tensor::from_inner(x0);
         let draws = self.objective.draw(x0.dims(), streams, &training);
-        let condition = self.conditioner.condition(&batch.labels, &batch.captions, &training)?;
-        let null = self.conditioner.null(batch.labels.len(), &training);
+        let conditioner = self.conditioner(model);
+        let condition = conditioner.condition(&batch.labels, &batch.captions, &training)?;
+        let null = conditioner.null(batch.labels.len(), &training);
         let input = ObjectiveInput { x0, condition, null, draws, taps: &taps };
         let output = self.objective.loss(&*model.backbone, input)?;
         let mut scalars: Vec<_> =
             output.scalars.into_iter().map(|(name, value)| (format!("train/{name}"), value)).collect();
-        let aligned = self.alignment.loss(model, &output.taps, targets, streams.step)?;
+        let aligned =
+            self.alignment.loss(&model.projectors, &output.taps, targets, streams.step, |term| term.proj_coeff)?;
         for (i, loss) in aligned.by_term {
             let suffix = if i == 0 { String::new() } else { format!("_{i}") };
             scalars.push((format!("train/align_loss{suffix}"), loss));
@@ -156,19 +167,6 @@ impl Assembly {
         scalars.push(("train/loss".into(), total.clone().detach()));
         Ok(MicroLoss { total, scalars })
     }
-}
-
-/// A batch's pictures as floats in 0..255, `[batch, 3, height, width]`.
-///
-/// # Errors
-/// The batch has not as many bytes as its pictures need.
-pub fn pixels(batch: &Batch, device: &Device) -> Result<Tensor<4>> {
-    let (count, side) = (batch.labels.len(), batch.image_size);
-    if batch.images.len() != count * 3 * side * side {
-        bail!("a batch of {count} pictures of side {side} has {} bytes", batch.images.len());
-    }
-    let values: Vec<f32> = batch.images.iter().map(|byte| f32::from(*byte)).collect();
-    Ok(Tensor::from_data(TensorData::new(values, [count, 3, side, side]), device))
 }
 
 fn build_term(plan: &Plan, term: &AlignmentTerm, device: &Device) -> Result<Term> {

@@ -6,17 +6,16 @@ use anyhow::Result;
 use burn::tensor::Device;
 
 use super::ema::Ema;
+use super::previews::{PreviewSettings, sample_previews};
 use super::run::{Frame, RunOptions, run_loop};
+use super::spatial_watch::SpatialWatch;
 use super::trainable::{Preview, ReadTensors, Trainable, WriteTensors};
 use super::trainer::{StepStats, Trainer};
 use crate::checkpoint::State;
-use crate::log::{EventSink, image_grid, magnify};
+use crate::log::EventSink;
 use crate::ops::{self, JvpMethod};
-use crate::recipe::{EmaSection, Layered, Plan};
-use crate::sample::{Sampling, draw_pictures};
+use crate::recipe::{EmaSection, Layered, Plan, SpatialSection};
 use crate::weights::{StateDict, load_state_dict, state_dict};
-
-const PREVIEW_SIDE: usize = 64; // pixels of the smallest picture that a person sees something in
 
 /// Trains to the last step, continuing what the run folder holds.
 ///
@@ -26,7 +25,7 @@ const PREVIEW_SIDE: usize = 64; // pixels of the smallest picture that a person 
 /// The data, the device or the disk fails, or another program trains in the folder. What was trained until then is
 /// saved where that is possible; checkpoints that are there stay.
 pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut dyn EventSink) -> Result<Trainer> {
-    let mut diffusion = Diffusion { trainer: Trainer::new(plan)?, plan };
+    let mut diffusion = Diffusion { trainer: Trainer::new(plan)?, plan, spatial: None };
     let frame = Frame::of_diffusion(plan, layered)?;
     run_loop(&frame, &mut diffusion, options, sink)?;
     Ok(diffusion.trainer)
@@ -35,6 +34,8 @@ pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut d
 struct Diffusion<'a> {
     plan: &'a Plan,
     trainer: Trainer,
+    /// Made when it is first needed.
+    spatial: Option<SpatialWatch>,
 }
 
 impl Trainable for Diffusion<'_> {
@@ -81,31 +82,20 @@ impl Trainable for Diffusion<'_> {
     }
 
     fn previews(&mut self) -> Result<Vec<Preview>> {
-        let (section, plan, trainer) = (&self.plan.recipe.sample, self.plan, &self.trainer);
-        if section.num_preview == 0 {
-            return Ok(vec![]);
-        }
-        let model = trainer.weights(&section.weights)?;
-        let num_classes = trainer.assembly.dataset.num_classes().max(1);
-        let labels: Vec<i64> = (0..section.num_preview).map(|i| (i % num_classes) as i64).collect();
-        let sampling = Sampling::new(section, plan.recipe.seed);
-        let factor = PREVIEW_SIDE.div_ceil(plan.recipe.image_size);
-        let side = factor * plan.recipe.image_size;
-        let mut counts = vec![]; // two samplers may evaluate equally often
-        let mut previews = vec![];
-        for (i, sampler) in trainer.assembly.samplers().enumerate() {
-            let bytes = draw_pictures(&trainer.assembly, &model, sampler, plan.latent, &labels, 0, sampling)?;
-            let pictures = magnify(&bytes, plan.recipe.image_size, factor);
-            let (rgb, width, height) = image_grid(&pictures, labels.len(), side, side, 8.min(labels.len()), 2)?;
-            let suffix = match (i, sampler.num_evaluations()) {
-                (0, _) => String::new(),
-                (i, count) if counts.contains(&count) => format!("_{count}nfe_{i}"),
-                (_, count) => format!("_{count}nfe"),
-            };
-            counts.push(sampler.num_evaluations());
-            previews.push(Preview { tag: format!("sample/{}{suffix}", section.weights), rgb, width, height });
-        }
-        Ok(previews)
+        let settings = PreviewSettings::new(self.plan);
+        let model = self.trainer.weights(&settings.weights)?;
+        sample_previews(&self.trainer.assembly, &model, &settings)
+    }
+
+    fn watch(&mut self, is_last: bool) -> Result<Vec<(String, f64)>> {
+        let section = self.plan.recipe.log.spatial.as_ref();
+        let is_due = |section: &&SpatialSection| is_last || self.trainer.step.is_multiple_of(section.every);
+        let Some(section) = section.filter(is_due) else { return Ok(vec![]) };
+        let watch = match self.spatial.take() {
+            Some(watch) => watch,
+            None => SpatialWatch::new(section, self.plan, &self.trainer.assembly)?,
+        };
+        self.spatial.insert(watch).measure(self.plan, &self.trainer)
     }
 
     fn weights(&self) -> StateDict {

@@ -6,18 +6,21 @@ use burn::tensor::Device;
 
 use crate::erase::Slot;
 use crate::nn::ParamBuilder;
-use crate::plugin::{BackboneKind, ProjectorContext, ProjectorKind};
+use crate::plugin::{BackboneKind, ConditionerKind, ProjectorContext, ProjectorKind};
 use crate::recipe::Plan;
 
-/// The backbone and the projectors of all alignment terms, in order of terms and their encoders.
+/// The backbone, the projectors of all alignment terms in order of terms and their encoders, and a conditioner that
+/// trains.
 ///
-/// Parameter names are the official checkpoints': the backbone's own, and `projectors.<i>.…`.
+/// Parameter names are the official checkpoints': the backbone's own, `projectors.<i>.…`, and `conditioner.…`.
 #[derive(Module, Debug)]
 pub struct TrainModel {
     /// The network.
     pub backbone: Slot<BackboneKind>,
     /// One projector for each encoder of each term.
     pub projectors: Vec<Slot<ProjectorKind>>,
+    /// The conditioner, where it trains with the network.
+    pub conditioner: Option<Slot<ConditionerKind>>,
 }
 
 /// Declares a plan's parameters; their values are made when first used, from the seed and their names.
@@ -39,5 +42,16 @@ pub fn build_model(plan: &Plan, device: &Device) -> Result<TrainModel> {
             projectors.push(Slot::new(term.projector.build(&context, &params).context("projector")?));
         }
     }
-    Ok(TrainModel { backbone: Slot::new(backbone), projectors })
+    let conditioner = match plan.recipe.conditioner.is_trained() {
+        true => Some(build_conditioner(plan, &params)?),
+        false => None,
+    };
+    Ok(TrainModel { backbone: Slot::new(backbone), projectors, conditioner })
+}
+
+/// The recipe's conditioner on the device of `params`.
+pub(crate) fn build_conditioner(plan: &Plan, params: &ParamBuilder) -> Result<Slot<ConditionerKind>> {
+    let params = params.child("conditioner");
+    let conditioner = plan.recipe.conditioner.build(&plan.conditioner_context(), &params);
+    Ok(Slot::new(conditioner.context("conditioner")?))
 }

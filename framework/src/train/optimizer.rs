@@ -1,6 +1,6 @@
 //! AdamW over all trainable parameters, with clipping by global norm.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use burn::module::Module;
 use burn::tensor::{Gradients as Graph, Tensor, TensorData};
 
@@ -8,6 +8,8 @@ use super::flat::{flat_gradients, flat_parameters, with_flat};
 use crate::ops::{self, AdamWState, AdamWStep};
 use crate::recipe::{Decayed, TrainSection};
 use crate::weights::{HostTensor, ParamInfo, StateDict, parameters, to_host};
+
+const STEP: &str = "step"; // name of the count beside the moments
 
 /// What an optimizer needs beside the learning rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,7 +27,7 @@ pub struct OptimizerSettings {
 }
 
 impl OptimizerSettings {
-    /// As the recipe says.
+    /// As a recipe says.
     pub fn new(train: &TrainSection) -> Self {
         Self {
             betas: train.betas,
@@ -57,7 +59,12 @@ pub struct Gradients(Vec<Tensor<1>>);
 impl Gradients {
     /// Adds the gradients of one backward pass.
     pub fn add<M: Module>(&mut self, model: &M, mut graph: Graph) {
-        let new = flat_gradients(model, &mut graph);
+        self.take(model, &mut graph);
+    }
+
+    /// As [`add`](Self::add), and leaves the gradients of other networks in the graph.
+    pub fn take<M: Module>(&mut self, model: &M, graph: &mut Graph) {
+        let new = flat_gradients(model, graph);
         if self.0.is_empty() {
             self.0 = new;
         } else {
@@ -155,6 +162,23 @@ impl Optimizer {
             }
         }
         (dict, self.step)
+    }
+
+    /// Moments and the number of steps done as one dictionary, for programs whose optimizers count for themselves.
+    pub fn counted_state_dict(&self) -> StateDict {
+        let (mut dict, step) = self.state_dict();
+        dict.insert(STEP.into(), HostTensor { shape: vec![1], values: vec![step as f32] }); // exact below 2^24
+        dict
+    }
+
+    /// Takes what [`counted_state_dict`](Self::counted_state_dict) returned.
+    ///
+    /// # Errors
+    /// As [`load_state_dict`](Self::load_state_dict), or the number of steps is missing.
+    pub fn load_counted_state_dict(&mut self, mut dict: StateDict) -> Result<()> {
+        let step = dict.remove(STEP).and_then(|step| step.values.first().copied());
+        let step = step.filter(|step| *step >= 0.0).context("`step` is missing or no count")?;
+        self.load_state_dict(dict, step as u64)
     }
 
     /// Takes moments and step from a checkpoint.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
 
 use super::run::{Frame, RunOptions, run_loop};
@@ -55,6 +55,7 @@ impl ProgramRun {
             weights_dir: recipe.weights_dir.clone(),
             train: &recipe.train,
             dataset: recipe.data.open(&plan.dataset_context()).context("data")?.into(),
+            autoencoder: recipe.autoencoder.as_deref(),
             plan: None,
         };
         Self::build(&*recipe.program, &context, device, recipe.flip, recipe.loader)
@@ -73,6 +74,7 @@ impl ProgramRun {
             weights_dir: recipe.weights_dir.clone(),
             train: &recipe.train,
             dataset: recipe.data.open(&plan.dataset_context()).context("data")?.into(),
+            autoencoder: program.trains_autoencoder().then_some(&*recipe.autoencoder),
             plan: Some(plan),
         };
         Self::build(program, &context, device, recipe.flip, recipe.loader)
@@ -86,8 +88,12 @@ impl ProgramRun {
         loader: LoaderSection,
     ) -> Result<Self> {
         let settings = Settings { seed: context.seed, flip, loader, train: context.train.clone() };
-        let program = program.build(context, &device).context("program")?;
         let dataset = context.dataset.clone();
+        ensure!(
+            dataset.latents().is_none() || !program.trains_autoencoder(),
+            "data: cached latents are of a fixed autoencoder, and the program trains it; name the pictures"
+        );
+        let program = program.build(context, &device).context("program")?;
         Ok(Self { program, device, dataset, settings, loader: None, steps_done: 0, is_torn: false })
     }
 

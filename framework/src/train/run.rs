@@ -38,7 +38,7 @@ pub struct Frame<'a> {
     /// Steps, batch and rate.
     pub train: &'a TrainSection,
     /// What is written, and when.
-    pub log: LogSection,
+    pub log: &'a LogSection,
     /// The recipe with the origin of its values.
     pub layered: &'a Layered,
 }
@@ -50,7 +50,7 @@ impl<'a> Frame<'a> {
     /// A plugin's config cannot be written as YAML.
     pub fn of_diffusion(plan: &'a Plan, layered: &'a Layered) -> Result<Self> {
         let (Plan { recipe, recipe_name, profile_name, .. }, digest) = (plan, plan.digest()?);
-        let (seed, train, log) = (recipe.seed, &recipe.train, recipe.log);
+        let (seed, train, log) = (recipe.seed, &recipe.train, &recipe.log);
         Ok(Self { recipe_name, profile_name, digest, seed, train, log, layered })
     }
 
@@ -60,7 +60,7 @@ impl<'a> Frame<'a> {
     /// A plugin's config cannot be written as YAML.
     pub fn of_program(plan: &'a ProgramPlan, layered: &'a Layered) -> Result<Self> {
         let (ProgramPlan { recipe, recipe_name, profile_name, .. }, digest) = (plan, plan.digest()?);
-        let (seed, train, log) = (recipe.seed, &recipe.train, recipe.log);
+        let (seed, train, log) = (recipe.seed, &recipe.train, &recipe.log);
         Ok(Self { recipe_name, profile_name, digest, seed, train, log, layered })
     }
 }
@@ -138,6 +138,14 @@ impl Session<'_> {
                 unread = None;
             } else {
                 unread = Some(stats);
+            }
+            match trained.watch(is_last) {
+                Ok(measured) if measured.is_empty() => {}
+                Ok(measured) => {
+                    self.log.scalars(step, &measured);
+                    self.mark = (Instant::now(), step);
+                }
+                Err(problem) => self.warn(&problem.context("log.spatial")),
             }
             if is_due(step, when.histogram_every) {
                 self.histograms(trained);

@@ -66,6 +66,14 @@ pub trait Trainable {
         Ok(vec![])
     }
 
+    /// What is measured by a schedule of its own, by tag; asked after every step, and empty where nothing is due.
+    ///
+    /// # Errors
+    /// Data cannot be read, or the tensor library fails.
+    fn watch(&mut self, _is_last: bool) -> Result<Vec<(String, f64)>> {
+        Ok(vec![])
+    }
+
     /// The trained weights by name, for histograms.
     fn weights(&self) -> StateDict;
 

@@ -39,12 +39,12 @@ pub use elements::ElementType;
 pub use key_map::KeyMap;
 pub use layout::{CheckpointLayout, LayoutContext, checkpoint_layouts, find_layout};
 pub use modules::{ParamInfo, load_state_dict, parameters, state_dict, to_host};
-pub use published::{PublishedWeights, WeightSource, find_published, published_weights};
+pub use published::{Fit, PublishedWeights, find_published, published_weights};
 pub use safetensors_file::{read_safetensors, write_safetensors};
 pub use tensor_file::{TensorFile, TensorInfo, read_weights};
 pub use torch_writer::write_torch;
 #[doc(hidden)]
-pub use {layout::Layout, published::Published};
+pub use {layout::Layout, published::PublishedList};
 
 pub(crate) use modules::Names;
 

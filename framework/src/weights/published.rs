@@ -4,85 +4,82 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::{KeyMap, ParamInfo};
 use crate::plugin::encoder::WeightFile;
 use crate::registry::{inventory, nearest};
 
 /// A file of weights that others published.
 ///
-/// A plugin that reads one submits it beside its registration; then `weights list` shows it, `weights get` fetches it and
-/// `weights verify` checks it.
+/// A plugin that reads some submits their list beside its registration; then `weights list` shows them, `weights get`
+/// fetches them and `weights verify` checks them.
 ///
 /// ```
-/// use realign::weights::{PublishedWeights, WeightSource};
-/// pub static VIT_B: PublishedWeights = PublishedWeights {
-///     name: "my-vit-b",
-///     file: "my_vit_b.pth",
-///     source: WeightSource::Url("https://example.org/my_vit_b.pth"),
-///     layout: "timm",
-///     license: "MIT",
-///     gated: false,
-///     num_bytes: None,
-///     sha256: None,
-///     expects: None,
-/// };
-/// realign::publish_weights!(VIT_B);
-/// let file = VIT_B.file_at(None, "pretrained_models".as_ref());
+/// use realign::weights::PublishedWeights;
+/// fn published() -> Vec<PublishedWeights> {
+///     let vit_b = PublishedWeights::new("my-vit-b", "my_vit_b.pth", "https://example.org/my_vit_b.pth", "timm", "MIT");
+///     vec![vit_b]
+/// }
+/// realign::publish_weights!(published);
+/// let file = published()[0].file_at(None, "pretrained_models".as_ref());
 /// assert!(file.command.starts_with("curl "));
 /// # fn main() {}
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct PublishedWeights {
-    /// Name for the command line: `dinov2-vitb14`.
-    pub name: &'static str,
+    /// Name for the command line: `dinov2-vit-b`.
+    pub name: String,
     /// Where it is expected, below the folder of published weights.
-    pub file: &'static str,
-    /// Where it comes from.
-    pub source: WeightSource,
-    /// Whose names its tensors have: `facebookresearch`, `Hugging Face`.
-    pub layout: &'static str,
+    pub file: String,
+    /// The address that gives it.
+    pub url: String,
+    /// Whose names its tensors have: `Meta`, `Hugging Face`.
+    pub layout: String,
     /// License of the weights.
-    pub license: &'static str,
+    pub license: String,
     /// Whether the license must be accepted on the source's page before a download.
-    pub gated: bool,
+    pub is_gated: bool,
     /// Size of the file, where it is known.
     pub num_bytes: Option<u64>,
+    /// Parameters of the network that reads it, where they are known.
+    pub num_parameters: Option<usize>,
     /// SHA-256 of the file in hexadecimal digits, where it is known.
-    pub sha256: Option<&'static str>,
-    /// Layout and parameters of the network that reads it, for `weights verify`; makes no values.
-    pub expects: Option<fn() -> Result<(KeyMap, Vec<ParamInfo>)>>,
+    pub sha256: Option<String>,
+    /// Fills the network from a file, for `weights verify`; returns the number of its parameters.
+    pub fit: Option<Fit>,
 }
 
-/// Where a file comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WeightSource {
-    /// An address that gives the file.
-    Url(&'static str),
-    /// A file of a repository on the Hugging Face hub.
-    Hub {
-        /// `owner/name`.
-        repo: &'static str,
-        /// Path in the repository.
-        file: &'static str,
-    },
-    /// A page that says how to get the file: a form, a drive.
-    Page(&'static str),
-}
+/// Fills the network of these weights from a file and returns the number of its parameters.
+pub type Fit = fn(&PublishedWeights, &Path) -> Result<usize>;
 
-/// A reference to one, so that `inventory` and the plugin share one static.
+/// A list of one plugin, as `inventory` keeps it.
 #[doc(hidden)]
-pub struct Published(pub &'static PublishedWeights);
-inventory::collect!(Published);
+pub struct PublishedList(pub fn() -> Vec<PublishedWeights>);
+inventory::collect!(PublishedList);
 
-/// Submits a static [`PublishedWeights`].
+/// Submits a function that lists [`PublishedWeights`](crate::weights::PublishedWeights).
 #[macro_export]
 macro_rules! publish_weights {
-    ($($weights:path),+ $(,)?) => {
-        $($crate::registry::inventory::submit! { $crate::weights::Published(&$weights) })+
+    ($list:path) => {
+        $crate::registry::inventory::submit! { $crate::weights::PublishedList($list) }
     };
 }
 
 impl PublishedWeights {
+    /// An open file of which no size and no hash is known.
+    pub fn new(name: &str, file: &str, url: &str, layout: &str, license: &str) -> Self {
+        Self {
+            name: name.into(),
+            file: file.into(),
+            url: url.into(),
+            layout: layout.into(),
+            license: license.into(),
+            is_gated: false,
+            num_bytes: None,
+            num_parameters: None,
+            sha256: None,
+            fit: None,
+        }
+    }
+
     /// The file that a plugin reads: `own` where the recipe names one, else the expected place; with the command that
     /// gets it.
     pub fn file_at(&self, own: Option<&Path>, weights_dir: &Path) -> WeightFile {
@@ -92,38 +89,31 @@ impl PublishedWeights {
 
     /// Where it is expected.
     pub fn path(&self, weights_dir: &Path) -> PathBuf {
-        weights_dir.join(self.file)
+        weights_dir.join(&self.file)
     }
 
-    /// The exact command that writes the file to `path`, or what to do where there is none.
+    /// The exact command that writes the file to `path`.
     pub fn command(&self, path: &Path) -> String {
-        let Some(url) = self.url() else { return format!("{}, to be saved as {}", self.page(), path.display()) };
-        let token = if self.gated { "-H \"Authorization: Bearer $HF_TOKEN\" " } else { "" };
-        format!("curl -fL --create-dirs {token}-o {} '{url}'", path.display())
-    }
-
-    /// The address that gives the file.
-    pub fn url(&self) -> Option<String> {
-        match self.source {
-            WeightSource::Url(url) => Some(url.to_string()),
-            WeightSource::Hub { repo, file } => Some(format!("https://huggingface.co/{repo}/resolve/main/{file}")),
-            WeightSource::Page(_) => None,
+        let (path, url) = (path.display(), &self.url);
+        match self.is_gated {
+            true => format!(
+                "curl -fL --create-dirs -H \"Authorization: Bearer $HF_TOKEN\" -o {path} '{url}' # accept its license at {} first",
+                self.page()
+            ),
+            false => format!("curl -fL --create-dirs -o {path} '{url}'"),
         }
     }
 
-    /// The page where a license is accepted or a form is filled in.
-    pub fn page(&self) -> String {
-        match self.source {
-            WeightSource::Url(page) | WeightSource::Page(page) => page.to_string(),
-            WeightSource::Hub { repo, .. } => format!("https://huggingface.co/{repo}"),
-        }
+    /// The page where a license is accepted: that of the repository on the hub, else the address itself.
+    pub fn page(&self) -> &str {
+        self.url.split_once("/resolve/").map_or(&self.url, |(page, _)| page)
     }
 }
 
 /// All published weights that plugins know, by name.
-pub fn published_weights() -> Vec<&'static PublishedWeights> {
-    let mut all: Vec<_> = inventory::iter::<Published>.into_iter().map(|entry| entry.0).collect();
-    all.sort_by_key(|weights| weights.name);
+pub fn published_weights() -> Vec<PublishedWeights> {
+    let mut all: Vec<_> = inventory::iter::<PublishedList>.into_iter().flat_map(|list| (list.0)()).collect();
+    all.sort_by(|one, other| one.name.cmp(&other.name));
     all
 }
 
@@ -131,41 +121,33 @@ pub fn published_weights() -> Vec<&'static PublishedWeights> {
 ///
 /// # Errors
 /// There are none; names the nearest.
-pub fn find_published(name: &str) -> Result<&'static PublishedWeights> {
+pub fn find_published(name: &str) -> Result<PublishedWeights> {
     let all = published_weights();
-    if let Some(found) = all.iter().find(|weights| weights.name == name) {
-        return Ok(found);
-    }
-    let names: Vec<&str> = all.iter().map(|weights| weights.name).collect();
-    let hint = nearest(name, names.iter().copied()).map_or(String::new(), |near| format!("did you mean `{near}`? "));
-    bail!("no published weights are called `{name}`\n  {hint}known: {}", names.join(", "))
+    let names: Vec<&str> = all.iter().map(|weights| weights.name.as_str()).collect();
+    let Some(at) = names.iter().position(|known| *known == name) else {
+        let hint =
+            nearest(name, names.iter().copied()).map_or(String::new(), |near| format!("did you mean `{near}`? "));
+        bail!("no published weights are called `{name}`\n  {hint}known: {}", names.join(", "))
+    };
+    Ok(all[at].clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GATED: PublishedWeights = PublishedWeights {
-        name: "gated",
-        file: "a/b.safetensors",
-        source: WeightSource::Hub { repo: "owner/name", file: "model.safetensors" },
-        layout: "Hugging Face",
-        license: "custom",
-        gated: true,
-        num_bytes: None,
-        sha256: None,
-        expects: None,
-    };
-
     #[test]
-    fn the_command_names_the_place_where_the_file_is_expected() {
-        let file = GATED.file_at(None, Path::new("w"));
+    fn the_command_names_the_place_where_the_file_is_expected_and_where_its_license_is_accepted() {
+        let url = "https://huggingface.co/owner/name/resolve/main/model.safetensors";
+        let mut weights = PublishedWeights::new("a", "a/b.safetensors", url, "Hugging Face", "custom");
+        let file = weights.file_at(None, Path::new("w"));
         assert_eq!(file.path, Path::new("w/a/b.safetensors"));
-        assert_eq!(
-            file.command,
-            "curl -fL --create-dirs -H \"Authorization: Bearer $HF_TOKEN\" -o w/a/b.safetensors \
-             'https://huggingface.co/owner/name/resolve/main/model.safetensors'"
+        assert_eq!(file.command, format!("curl -fL --create-dirs -o w/a/b.safetensors '{url}'"));
+        assert!(weights.file_at(Some(Path::new("own.pt")), Path::new("w")).command.contains("-o own.pt "));
+        weights.is_gated = true;
+        let command = weights.command(Path::new("x"));
+        assert!(
+            command.contains("Bearer $HF_TOKEN") && command.ends_with("at https://huggingface.co/owner/name first")
         );
-        assert!(GATED.file_at(Some(Path::new("own.pt")), Path::new("w")).command.contains("-o own.pt "));
     }
 }

@@ -194,10 +194,11 @@ impl<'de> Deserialize<'de> for Header {
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
                         map.next_value::<serde::de::IgnoredAny>()?;
-                    } else if entries.contains_key(&name) {
+                        continue;
+                    }
+                    let entry = map.next_value()?;
+                    if entries.insert(name.clone(), entry).is_some() {
                         return Err(A::Error::custom(format!("the tensor `{name}` comes twice")));
-                    } else {
-                        entries.insert(name, map.next_value()?);
                     }
                 }
                 Ok(Header(entries))

@@ -1,4 +1,5 @@
 //! Networks that are trained.
 
 pub mod jit;
+pub mod mmdit;
 pub mod sit;

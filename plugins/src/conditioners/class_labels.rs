@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 use realign::burn;
 use realign::burn::module::Module;
 use realign::burn::tensor::Device;
+use realign::nn::ParamBuilder;
 use realign::plugin::{Condition, ConditionSpec, Conditioner, ConditionerConfig, ConditionerContext};
 use realign::recipe::Check;
 use schemars::JsonSchema;
@@ -43,7 +44,7 @@ impl ConditionerConfig for ClassLabelsConfig {
         ConditionSpec::Labels { num_classes: self.num_classes.unwrap_or(num_classes) }
     }
 
-    fn build(&self, ctx: &ConditionerContext) -> Result<Box<dyn Conditioner>> {
+    fn build(&self, ctx: &ConditionerContext, _params: &ParamBuilder) -> Result<Box<dyn Conditioner>> {
         Ok(Box::new(ClassLabels { num_classes: self.num_classes.unwrap_or(ctx.num_classes) }))
     }
 
@@ -60,21 +61,26 @@ realign::register!(ConditionerConfig as "conditioner": ClassLabelsConfig);
 mod tests {
     use super::*;
 
+    fn build(config: ClassLabelsConfig, device: &Device) -> Box<dyn Conditioner> {
+        let ctx = ConditionerContext { num_classes: 7, weights_dir: "absent".into() };
+        config.build(&ctx, &ParamBuilder::new(device, 0)).unwrap()
+    }
+
     #[test]
     fn a_label_beyond_the_classes_is_an_error() {
-        let ctx = ConditionerContext { num_classes: 7, device: Device::flex() };
-        let labels = ClassLabelsConfig::default().build(&ctx).unwrap();
-        assert!(labels.condition(&[0, 6], &[None, None], &ctx.device).is_ok());
-        let problem = labels.condition(&[0, 7], &[None, None], &ctx.device).unwrap_err();
+        let device = Device::flex();
+        let labels = build(ClassLabelsConfig::default(), &device);
+        assert!(labels.condition(&[0, 6], &[None, None], &device).is_ok());
+        let problem = labels.condition(&[0, 7], &[None, None], &device).unwrap_err();
         assert!(problem.to_string().contains("label `7` is out of range"), "{problem}");
-        assert!(labels.condition(&[-1], &[None], &ctx.device).is_err());
+        assert!(labels.condition(&[-1], &[None], &device).is_err());
     }
 
     #[test]
     fn the_null_label_is_the_number_of_classes_that_the_recipe_gives() {
         let (config, device) = (ClassLabelsConfig { num_classes: Some(1000) }, Device::flex());
         assert_eq!(config.spec(7), ConditionSpec::Labels { num_classes: 1000 });
-        let labels = config.build(&ConditionerContext { num_classes: 7, device: device.clone() }).unwrap();
+        let labels = build(config, &device);
         let Condition::Labels(null) = labels.null(3, &device) else { panic!("class labels are labels") };
         assert_eq!(null.into_data().iter::<i64>().collect::<Vec<_>>(), [1000; 3]);
     }

@@ -8,7 +8,8 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail, ensure};
 use realign::data::FileTree;
 use realign::data::crop::adm_center_crop;
-use realign::data::image::{EXTENSIONS, RgbImage, decode, is_picture};
+use realign::data::files::{PICTURE_ENDINGS, is_picture};
+use realign::data::image::{RgbImage, decode};
 use realign::plugin::dataset::{Dataset, DatasetConfig, DatasetContext, Example};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -96,7 +97,7 @@ impl ImageFolder {
             bail!(
                 "no pictures in `{}`; expected `<class>/<picture>` with one of the extensions {}, or the key `split`",
                 files.place(prefix.trim_end_matches('/')),
-                EXTENSIONS.join(", ")
+                PICTURE_ENDINGS.join(", ")
             );
         }
         read_class_names(&files, &mut classes)?;
@@ -154,7 +155,7 @@ impl Dataset for ImageFolder {
             Err(error) if self.skips_broken && idx < self.pictures.len() => self.replacement(idx, error)?,
             loaded => loaded?,
         };
-        Ok(Example { image, label, caption: None, mask: None })
+        Ok(Example { image, label, captions: vec![], mask: None })
     }
 
     fn num_replaced(&self) -> usize {

@@ -75,7 +75,7 @@ impl Dataset for LatentsWithPictures {
         let label = self.cache.label(idx)?;
         let Some(pictures) = &self.pictures else {
             // Nobody looks at it: alignment without pictures is refused.
-            return Ok(Example { image: RgbImage::new(1, 1, vec![0; 3])?, label, caption: None, mask: None });
+            return Ok(Example { image: RgbImage::new(1, 1, vec![0; 3])?, label, captions: vec![], mask: None });
         };
         let example = pictures.get(idx)?;
         self.cache.check_picture(idx, &example.image)?;

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail, ensure};
 use realign::data::FileTree;
 use realign::data::crop::adm_center_crop;
-use realign::data::image::{RgbImage, decode, is_picture};
+use realign::data::files::is_picture;
+use realign::data::image::{RgbImage, decode};
 use realign::data::latent_cache::{CachedLatents, LatentsInfo};
 use realign::data::npy::read_npy;
 use realign::plugin::dataset::{Dataset, DatasetConfig, DatasetContext, Example};
@@ -161,7 +162,7 @@ impl Dataset for RepaLatents {
             }
             None => RgbImage::new(1, 1, vec![0; 3])?, // nobody looks at it: alignment without pictures is refused
         };
-        Ok(Example { image, label, caption: None, mask: None })
+        Ok(Example { image, label, captions: vec![], mask: None })
     }
 
     fn latents(&self) -> Option<&dyn CachedLatents> {

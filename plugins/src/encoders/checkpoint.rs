@@ -12,8 +12,8 @@ use realign::checkpoint::TrainedRun;
 use realign::erase::Slot;
 use realign::plugin::encoder::WeightFile;
 use realign::plugin::{
-    AutoencoderKind, BackboneInput, BackboneKind, Condition, ConditionSpec, ConditionerContext, Dynamics, Encoder,
-    EncoderConfig, EncoderContext, EncoderSpec, Features, Times,
+    AutoencoderKind, BackboneInput, BackboneKind, Condition, Dynamics, Encoder, EncoderConfig, EncoderContext,
+    EncoderSpec, Features, Times,
 };
 use realign::recipe::{Check, Settings};
 use realign::streams::Streams;
@@ -86,11 +86,7 @@ impl EncoderConfig for CheckpointConfig {
         let (plan, recipe) = (&trained.plan, &trained.plan.recipe);
         let checkpoint = trained.checkpoint(self.step)?;
         let model = trained.model(&checkpoint, self.weights.as_deref().unwrap_or(&recipe.sample.weights), device)?;
-        let num_classes = match plan.condition {
-            ConditionSpec::Labels { num_classes } => num_classes,
-            ConditionSpec::Text { .. } => 0,
-        };
-        let conditioner = recipe.conditioner.build(&ConditionerContext { num_classes, device: device.clone() });
+        let null = trained.null_condition(&model, device)?;
         let objective = recipe.objective.build();
         let is_from_noise = recipe.objective.dynamics().contains(&Dynamics::VelocityFromNoise);
         let point = objective.path().at(self.time);
@@ -101,8 +97,8 @@ impl EncoderConfig for CheckpointConfig {
         );
         Ok(Box::new(TrainedTokens {
             backbone: model.backbone,
-            autoencoder: Slot::new(recipe.autoencoder.build(&ctx.weights_dir, device).context("autoencoder")?),
-            null: conditioner.context("conditioner")?.null(1, device),
+            autoencoder: Slot::new(trained.autoencoder(&checkpoint, &ctx.weights_dir, device)?),
+            null,
             noise: objective.start(Tensor::from_data(noise, device)) * point.sigma,
             share: point.alpha,
             time: if is_from_noise { 1.0 - self.time } else { self.time },

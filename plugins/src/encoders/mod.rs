@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod hog;
 mod network_input;
+pub mod offset;
 mod oriented_gradients;
 mod resized_planes;
 pub mod sam;

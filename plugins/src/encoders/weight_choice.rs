@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use realign::burn::module::Module;
 use realign::plugin::encoder::WeightFile;
-use realign::weights::{KeyMap, parameters};
+use realign::weights::{Fit, KeyMap, PublishedWeights, parameters};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,15 @@ pub fn notes<M: Module>(network: &M, choice: Option<&WeightChoice>, seed: u64) -
     notes
 }
 
+/// Fills a network from a file in `layout`, for `weights verify`; returns the number of its parameters.
+///
+/// # Errors
+/// The file is damaged or of another network.
+pub fn fit<M: Module>(network: M, layout: &KeyMap, path: &Path) -> Result<usize> {
+    let network = layout.fill(network, path)?;
+    Ok(parameters(&network).iter().map(|param| param.shape.iter().product::<usize>()).sum())
+}
+
 /// A published file: its name on disk and its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublishedFile {
@@ -52,9 +61,18 @@ pub struct PublishedFile {
     pub name: &'static str,
     /// Where it is had.
     pub url: &'static str,
+    /// License of the weights.
+    pub license: &'static str,
 }
 
 impl PublishedFile {
+    /// The file for `weights list`, `get` and `verify`, under its name without ending.
+    pub fn published(&self, layout: &str, fit: Fit) -> PublishedWeights {
+        let name = self.name.rsplit_once('.').map_or(self.name, |(name, _)| name);
+        let weights = PublishedWeights::new(name, self.name, self.url, layout, self.license);
+        PublishedWeights { fit: Some(fit), ..weights }
+    }
+
     /// The file that a recipe means, or none where weights are drawn.
     pub fn choose(&self, choice: Option<&WeightChoice>, weights_dir: &Path) -> Option<WeightFile> {
         let path = match choice {
@@ -62,7 +80,8 @@ impl PublishedFile {
             Some(WeightChoice::File(path)) => path.clone(),
             None => weights_dir.join(self.name),
         };
-        Some(WeightFile { command: format!("curl --create-dirs -L -o {} {}", path.display(), self.url), path })
+        let weights = PublishedWeights::new(self.name, self.name, self.url, "", self.license);
+        Some(WeightFile { command: weights.command(&path), path })
     }
 
     /// The network with the weights of the file that a recipe means, or as it was drawn.

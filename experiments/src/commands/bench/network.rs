@@ -99,7 +99,8 @@ impl Network {
         let projector: Box<dyn ProjectorConfig> = plugin(json!({"type": "conv"}))?;
         let joins = ProjectorContext { hidden_size: spec.hidden_size, target_channels: sizes.target, grid: spec.grid };
         let projectors = vec![Slot::new(projector.build(&joins, &params.child("projectors.0"))?)];
-        let model = TrainModel { backbone: Slot::new(backbone.build(&context, &params)?), projectors };
+        let backbone = Slot::new(backbone.build(&context, &params)?);
+        let model = TrainModel { backbone, projectors, conditioner: None };
         let normalizer: Box<dyn NormalizerConfig> = plugin(json!({"type": "none"}))?;
         let loss: Box<dyn AlignmentLossConfig> = plugin(json!({"type": "cosine"}))?;
         let term = Term {

@@ -57,7 +57,13 @@ pub fn train(network: &mut Network, batch: &OurBatch, draws: Draws, lr: f64, dev
     let null = Condition::labels(&vec![1000; batch.labels.len()], device);
     let input = ObjectiveInput { x0: batch.x0.clone(), condition, null, draws, taps: &taps };
     let output = network.objective.loss(&*network.model.backbone, input)?;
-    let aligned = network.alignment.loss(&network.model, &output.taps, vec![vec![batch.target.clone()]], 0)?;
+    let aligned = network.alignment.loss(
+        &network.model.projectors,
+        &output.taps,
+        vec![vec![batch.target.clone()]],
+        0,
+        |term| term.proj_coeff,
+    )?;
     let total = match aligned.total {
         Some(aligned) => output.loss + aligned,
         None => output.loss,

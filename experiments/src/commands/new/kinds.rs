@@ -23,7 +23,7 @@ impl Kind {
 }
 
 /// All kinds.
-pub(super) const KINDS: [Kind; 10] = [
+pub(super) const KINDS: [Kind; 11] = [
     Kind {
         name: "projector",
         folder: "projectors",
@@ -93,5 +93,12 @@ pub(super) const KINDS: [Kind; 10] = [
         key: "conditioner.type",
         heading: "//! Conditioners: from labels or captions to a network's condition.",
         template: include_str!("../../../templates/conditioner.rs"),
+    },
+    Kind {
+        name: "program",
+        folder: "programs",
+        key: "program.type",
+        heading: "//! Training programs: what is trained beside or instead of a diffusion model.",
+        template: include_str!("../../../templates/program.rs"),
     },
 ];

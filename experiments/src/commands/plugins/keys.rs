@@ -21,10 +21,15 @@ pub(super) fn keys(schema: &Value, defaults: Option<&serde_yaml::Value>) -> Vec<
     let key = |(name, property): (&String, &Value)| Key {
         name: name.clone(),
         allowed: allowed(property, schema),
-        default: default(name, property, defaults),
+        default: default(name, property, defaults).or_else(|| (!is_required(name, schema)).then(|| "null".into())),
         description: property.get("description").and_then(Value::as_str).unwrap_or_default().to_string(),
     };
     properties.iter().map(key).collect()
+}
+
+fn is_required(name: &str, schema: &Value) -> bool {
+    let required = schema.get("required").and_then(Value::as_array);
+    required.is_some_and(|names| names.iter().any(|required| required == name))
 }
 
 fn default(name: &str, property: &Value, defaults: Option<&serde_yaml::Value>) -> Option<String> {
@@ -128,6 +133,7 @@ mod tests {
 
     fn schema() -> Value {
         json!({
+            "required": ["split"],
             "properties": {
                 "kernel_size": {"type": "integer", "minimum": 1, "maximum": 7, "description": "Odd."},
                 "gamma": {"type": "number", "exclusiveMinimum": 0.0},
@@ -158,9 +164,9 @@ mod tests {
                 "kernel_size: whole number, 1 to 7 = 3",
                 "gamma: number, above 0 = 0.6",
                 "split: text or null = ?",
-                "cap: whole number, 1 or more, or null = ?",
+                "cap: whole number, 1 or more, or null = null",
                 "method: euler | heun = euler",
-                "size: euler | heun or null = ?",
+                "size: euler | heun or null = null",
                 "betas: list of: number = [0.9,0.95]",
                 "path: text = \"\"",
             ]

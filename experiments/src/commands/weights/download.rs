@@ -6,32 +6,26 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use realign::files::aside;
-use realign::weights::TensorFile;
+use realign::weights::{PublishedWeights, TensorFile};
 
 use realign::files::sha256;
 
-/// Gets `url` to `path`; `token` is sent to the hub for gated files.
+/// Gets a file to `path`; `token` is sent to the hub for gated ones.
 ///
 /// # Errors
 /// The network or the disk fails, or what arrived is not the file: nothing is at `path` then.
-pub fn download(
-    url: &str,
-    token: Option<&str>,
-    path: &Path,
-    num_bytes: Option<u64>,
-    expected: Option<&str>,
-) -> Result<()> {
+pub fn download(weights: &PublishedWeights, token: Option<&str>, path: &Path) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
     }
     let aside = aside(path);
-    let arrived = fetch(url, token, &aside)
-        .and_then(|length| check(&aside, length, num_bytes, expected))
+    let arrived = fetch(&weights.url, token, &aside)
+        .and_then(|length| check(&aside, length, weights))
         .and_then(|()| fs::rename(&aside, path).with_context(|| format!("cannot write `{}`", path.display())));
     if arrived.is_err() {
         fs::remove_file(&aside).ok(); // it may not exist; the error that matters is returned
     }
-    arrived.with_context(|| format!("download of {url}"))
+    arrived.with_context(|| format!("download of {}", weights.url))
 }
 
 /// Writes the body to a file and returns the length that the server promised.
@@ -57,14 +51,14 @@ fn fetch(url: &str, token: Option<&str>, aside: &Path) -> Result<Option<u64>> {
     Ok(length)
 }
 
-fn check(aside: &Path, promised: Option<u64>, published: Option<u64>, expected: Option<&str>) -> Result<()> {
+fn check(aside: &Path, promised: Option<u64>, weights: &PublishedWeights) -> Result<()> {
     let length = fs::metadata(aside)?.len();
-    for wanted in [promised, published].into_iter().flatten() {
+    for wanted in [promised, weights.num_bytes].into_iter().flatten() {
         ensure!(length == wanted, "{length} bytes arrived of {wanted}");
     }
-    if let Some(expected) = expected {
+    if let Some(expected) = &weights.sha256 {
         let found = sha256(aside)?;
-        ensure!(found == expected, "its SHA-256 is {found}, expected {expected}");
+        ensure!(found == *expected, "its SHA-256 is {found}, expected {expected}");
     }
     TensorFile::open(aside).map(|_| ())
 }
@@ -92,6 +86,11 @@ mod tests {
         url
     }
 
+    fn weights(url: &str, sha256: Option<&str>) -> PublishedWeights {
+        let weights = PublishedWeights::new("w", "w.safetensors", url, "ours", "MIT");
+        PublishedWeights { sha256: sha256.map(str::to_string), ..weights }
+    }
+
     fn file() -> Vec<u8> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("w.safetensors");
@@ -104,7 +103,7 @@ mod tests {
     fn a_download_arrives_whole_under_its_name() {
         let (folder, bytes) = (tempfile::tempdir().unwrap(), file());
         let path = folder.path().join("deep/w.safetensors");
-        download(&serve(bytes.clone(), bytes.len()), None, &path, Some(bytes.len() as u64), None).unwrap();
+        download(&weights(&serve(bytes.clone(), bytes.len()), None), None, &path).unwrap();
         assert_eq!(read_weights(&path).unwrap()["a"].values, [1.0, 2.0, 3.0]);
     }
 
@@ -118,7 +117,7 @@ mod tests {
             (page.clone(), page.len(), None),
             (bytes.clone(), bytes.len(), Some("00")),
         ] {
-            assert!(download(&serve(body, length), None, &path, None, hash).is_err());
+            assert!(download(&weights(&serve(body, length), hash), None, &path).is_err());
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         }
     }

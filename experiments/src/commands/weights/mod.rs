@@ -56,23 +56,22 @@ impl Weights {
         match self.what {
             What::List { json: true } => write_json(&weights_dir, out),
             What::List { json: false } => write_list(&weights_dir, out),
-            What::Get { name } => get(find_published(&name)?, &weights_dir, out),
-            What::Verify { name } => verify::verify(find_published(&name)?, &weights_dir, out),
+            What::Get { name } => get(&find_published(&name)?, &weights_dir, out),
+            What::Verify { name } => verify::verify(&find_published(&name)?, &weights_dir, out),
         }
     }
 }
 
 fn write_list(weights_dir: &Path, out: &mut dyn Write) -> Result<ExitCode> {
-    let all = published_weights();
-    let row = |weights: &PublishedWeights| {
+    let row = |weights: PublishedWeights| {
         let path = weights.path(weights_dir);
-        let size = weights.num_bytes.map_or("?".into(), megabytes);
-        let license = if weights.gated { format!("{} (gated)", weights.license) } else { weights.license.to_string() };
+        let license = if weights.is_gated { format!("{} (gated)", weights.license) } else { weights.license.clone() };
         let state = if path.exists() { "there" } else { "missing" };
-        [weights.name.to_string(), weights.layout.into(), size, license, state.into(), path.display().to_string()]
+        let size = size(&weights);
+        [weights.name, weights.layout, size, license, state.into(), path.display().to_string()]
     };
     let titles = ["name", "layout", "size", "license", "state", "expected at"].map(String::from);
-    let rows: Vec<[String; 6]> = [titles].into_iter().chain(all.into_iter().map(row)).collect();
+    let rows: Vec<[String; 6]> = [titles].into_iter().chain(published_weights().into_iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..6).map(width).collect();
     for row in &rows {
@@ -83,16 +82,17 @@ fn write_list(weights_dir: &Path, out: &mut dyn Write) -> Result<ExitCode> {
 }
 
 fn write_json(weights_dir: &Path, out: &mut dyn Write) -> Result<ExitCode> {
-    let entry = |weights: &PublishedWeights| {
+    let entry = |weights: PublishedWeights| {
         let path = weights.path(weights_dir);
         json!({
             "name": weights.name,
             "layout": weights.layout,
             "license": weights.license,
-            "gated": weights.gated,
+            "gated": weights.is_gated,
             "num_bytes": weights.num_bytes,
+            "num_parameters": weights.num_parameters,
             "sha256": weights.sha256,
-            "url": weights.url(),
+            "url": weights.url,
             "page": weights.page(),
             "is_there": path.exists(),
             "command": weights.command(&path),
@@ -111,20 +111,28 @@ fn get(weights: &PublishedWeights, weights_dir: &Path, out: &mut dyn Write) -> R
         writeln!(out, "`{}` is there already; `weights verify {}` checks it", path.display(), weights.name)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if weights.gated {
+    if weights.is_gated {
         writeln!(out, "{} is gated: accept its license at {} first", weights.name, weights.page())?;
     }
     #[cfg(feature = "hub")]
-    if let Some(url) = weights.url() {
-        let token = std::env::var("HF_TOKEN").ok().filter(|_| weights.gated);
-        download::download(&url, token.as_deref(), &path, weights.num_bytes, weights.sha256)?;
+    {
+        let token = std::env::var("HF_TOKEN").ok().filter(|_| weights.is_gated);
+        download::download(weights, token.as_deref(), &path)?;
         writeln!(out, "{} in {}", weights.name, path.display())?;
-        return Ok(ExitCode::SUCCESS);
+        Ok(ExitCode::SUCCESS)
     }
-    writeln!(out, "get it with\n  {}", weights.command(&path))?;
-    Ok(ExitCode::FAILURE)
+    #[cfg(not(feature = "hub"))]
+    {
+        writeln!(out, "get it with\n  {}", weights.command(&path))?;
+        Ok(ExitCode::FAILURE)
+    }
 }
 
-fn megabytes(num_bytes: u64) -> String {
-    format!("{:.0} MB", num_bytes as f64 / 1e6)
+/// Bytes where they are known, else parameters.
+fn size(weights: &PublishedWeights) -> String {
+    match (weights.num_bytes, weights.num_parameters) {
+        (Some(bytes), _) => format!("{:.0} MB", bytes as f64 / 1e6),
+        (None, Some(count)) => format!("{:.1}M values", count as f64 / 1e6),
+        (None, None) => "not known".into(),
+    }
 }

@@ -32,9 +32,9 @@ pub fn verify(weights: &PublishedWeights, weights_dir: &Path, out: &mut dyn Writ
     writeln!(out, "file     {} ({num_bytes} bytes, {})", path.display(), file.format())?;
     writeln!(out, "tensors  {count} ({}), {num_values} values, all finite", types.join(", "))?;
     let found = sha256(&path)?;
-    let state = match weights.sha256 {
+    let state = match &weights.sha256 {
         Some(expected) => {
-            ensure!(found == expected, "`{}` has SHA-256 {found}, expected {expected}", path.display());
+            ensure!(found == *expected, "`{}` has SHA-256 {found}, expected {expected}", path.display());
             "as published"
         }
         None => "nothing published to compare with",
@@ -43,12 +43,8 @@ pub fn verify(weights: &PublishedWeights, weights_dir: &Path, out: &mut dyn Writ
     if let Some(expected) = weights.num_bytes {
         ensure!(num_bytes == expected, "`{}` has {num_bytes} bytes, expected {expected}", path.display());
     }
-    match weights.expects {
-        Some(expects) => {
-            let (layout, params) = expects()?;
-            let dict = layout.take(&file, &params)?;
-            writeln!(out, "network  all {} parameters found in layout {}", dict.len(), weights.layout)?;
-        }
+    match weights.fit {
+        Some(fit) => writeln!(out, "network  fits: all of its {} parameters are in the file", fit(weights, &path)?)?,
         None => writeln!(out, "network  `import --layout {}` checks names and shapes with a recipe", weights.layout)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -16,7 +16,7 @@ pub use contents::{CachedLatents, LatentsInfo};
 pub use manifest::{CacheSettings, Manifest, MomentsFormat, ShardEntry};
 pub use reader::LatentCache;
 pub use shard::{ShardContents, picture_digest};
-pub use statistics::ChannelSums;
+pub use statistics::{ChannelSums, statistics_file};
 pub use writer::CacheWriter;
 
 /// Name of the file that completes a cache.

@@ -9,12 +9,13 @@ use realign::nn::ParamBuilder;
 use realign::plugin::encoder::WeightFile;
 use realign::plugin::{Autoencoder, AutoencoderConfig, LatentShape};
 use realign::recipe::Check;
-use realign::weights::{load_state_dict, read_weights};
+use realign::weights::{StateDict, load_state_dict, read_weights};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::names::first_names;
 use super::network::AutoencoderKl;
+use super::published::published;
 
 /// `sd_vae`: latent diffusion's autoencoder with a Gaussian posterior; samples are normalized draws from it.
 ///
@@ -111,8 +112,8 @@ impl Default for SdVaeConfig {
     }
 }
 
-const PUBLISHED_WEIGHTS: &str = "sdvae-ft-mse-f8d4.pt";
-const PUBLISHED_STATS: &str = "sdvae-ft-mse-f8d4-latents-stats.pt";
+pub(super) const PUBLISHED_WEIGHTS: &str = "sdvae-ft-mse-f8d4.pt";
+pub(super) const PUBLISHED_STATS: &str = "sdvae-ft-mse-f8d4-latents-stats.pt";
 
 /// All sizes, worked out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +126,7 @@ pub(super) struct Sizes {
 }
 
 impl Size {
-    fn sizes(self) -> Sizes {
+    pub(super) fn sizes(self) -> Sizes {
         let (channels, latent_channels, num_groups, attention_levels) = match self {
             Self::F8d4 => (vec![128, 256, 512, 512], 4, 32, vec![]),
             // The deepest level is 16 x 16 at the 256 pixels it was made for, where the reference attends.
@@ -214,14 +215,27 @@ impl SdVaeConfig {
         }
     }
 
-    fn build_with(&self, norm: LatentNorm, weights_dir: &Path, device: &Device) -> Result<Box<dyn Autoencoder>> {
+    fn build_normalized(&self, norm: LatentNorm, weights_dir: &Path, device: &Device) -> Result<Box<dyn Autoencoder>> {
         let sizes = self.sizes()?;
         let seed = if let Weights::Random { seed } = self.weights { seed } else { 0 };
         let network = AutoencoderKl::new(&sizes, norm, &ParamBuilder::new(device, seed));
-        let Some(path) = self.weight_file(weights_dir) else { return Ok(Box::new(network)) };
-        let load = || load_state_dict(network, first_names(read_weights(&path)?, sizes.channels.len())?);
-        Ok(Box::new(load().with_context(|| format!("`{}`", path.display()))?))
+        match self.weight_file(weights_dir) {
+            Some(path) => Ok(Box::new(filled(network, &sizes, &path)?)),
+            None => Ok(Box::new(network)),
+        }
     }
+
+    /// The network with the weights of this file, for whoever checks one.
+    pub(super) fn network_from(&self, path: &Path) -> Result<AutoencoderKl> {
+        let sizes = self.sizes()?;
+        let norm = LatentNorm::fixed(1.0, sizes.latent_channels)?;
+        filled(AutoencoderKl::new(&sizes, norm, &ParamBuilder::new(&Device::flex(), 0)), &sizes, path)
+    }
+}
+
+fn filled(network: AutoencoderKl, sizes: &Sizes, path: &Path) -> Result<AutoencoderKl> {
+    let load = || load_state_dict(network, first_names(read_weights(path)?, sizes.channels.len())?);
+    load().with_context(|| format!("`{}`", path.display()))
 }
 
 #[typetag::serde(name = "sd_vae")]
@@ -237,16 +251,20 @@ impl AutoencoderConfig for SdVaeConfig {
     }
 
     fn weights(&self, weights_dir: &Path) -> Vec<WeightFile> {
-        let published = "huggingface-cli download REPA-E/iREPA-collections --local-dir .";
         let file = |path: PathBuf, command: &str| WeightFile { path, command: command.into() };
+        let published = |path: PathBuf| {
+            let known = published().into_iter().find(|weights| path.ends_with(&weights.file));
+            let command = known.map_or(String::new(), |weights| weights.command(&path));
+            WeightFile { path, command }
+        };
         let is_own = |path: &PathBuf| !path.starts_with(weights_dir);
         let weights = self.weight_file(weights_dir).map(|path| match is_own(&path) {
             true => file(path, "the path is the recipe's own: correct autoencoder.weights.path"),
-            false => file(path, published),
+            false => published(path),
         });
         let stats = self.stats_file(weights_dir).map(|path| match is_own(&path) {
             true => file(path, "`cargo xtask prepare latents` writes the statistics of its latents"),
-            false => file(path, published),
+            false => published(path),
         });
         weights.into_iter().chain(stats).collect()
     }
@@ -261,11 +279,22 @@ impl AutoencoderConfig for SdVaeConfig {
                 stats().with_context(|| format!("`{}`", path.display()))?
             }
         };
-        self.build_with(norm, weights_dir, device)
+        self.build_normalized(norm, weights_dir, device)
     }
 
     fn build_unnormalized(&self, weights_dir: &Path, device: &Device) -> Result<Box<dyn Autoencoder>> {
-        self.build_with(LatentNorm::fixed(1.0, self.sizes()?.latent_channels)?, weights_dir, device)
+        self.build_normalized(LatentNorm::fixed(1.0, self.sizes()?.latent_channels)?, weights_dir, device)
+    }
+
+    fn has_posterior(&self) -> bool {
+        true
+    }
+
+    fn build_with(&self, weights: StateDict, device: &Device) -> Result<Box<dyn Autoencoder>> {
+        let sizes = self.sizes()?;
+        let norm = LatentNorm::fixed(1.0, sizes.latent_channels)?;
+        let network = AutoencoderKl::new(&sizes, norm, &ParamBuilder::new(device, 0));
+        Ok(Box::new(load_state_dict(network, weights)?))
     }
 
     fn validate(&self, check: &mut Check<'_>) {

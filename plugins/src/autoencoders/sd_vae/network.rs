@@ -115,6 +115,10 @@ impl Variational for AutoencoderKl {
     fn norm(&self) -> &LatentNorm {
         &self.norm
     }
+
+    fn renormalized(&self, norm: LatentNorm) -> Box<dyn Autoencoder> {
+        Box::new(Self { norm, ..self.clone() })
+    }
 }
 
 impl Autoencoder for AutoencoderKl {

@@ -1,6 +1,6 @@
 //! Published checkpoints of SiT networks, and how each project names their tensors.
 
-use realign::weights::{CheckpointLayout, KeyMap, LayoutContext, PublishedWeights, WeightSource};
+use realign::weights::{CheckpointLayout, KeyMap, LayoutContext, PublishedWeights};
 
 /// `{model, ema}` of willisma/SiT, or one of them alone. Its network predicts a variance too, which nobody uses.
 static SIT: CheckpointLayout = CheckpointLayout {
@@ -58,28 +58,60 @@ fn repa(ctx: &LayoutContext) -> KeyMap {
     map
 }
 
-static SIT_XL_2: PublishedWeights = PublishedWeights {
-    name: "sit-xl-2-256",
-    file: "SiT-XL-2-256x256.pt",
-    source: WeightSource::Url(
-        "https://www.dl.dropboxusercontent.com/scl/fi/as9oeomcbub47de5g4be0/SiT-XL-2-256.pt?rlkey=uxzxmpicu46coq3msb17b9ofa&dl=0",
-    ),
-    layout: "sit",
-    license: "MIT",
-    gated: false,
-    num_bytes: None,
-    sha256: None,
-    expects: None,
-};
+/// The networks of both projects at their largest.
+fn published() -> Vec<PublishedWeights> {
+    let drop = "https://www.dl.dropboxusercontent.com/scl/fi";
+    let sit = format!("{drop}/as9oeomcbub47de5g4be0/SiT-XL-2-256.pt?rlkey=uxzxmpicu46coq3msb17b9ofa&dl=0");
+    let repa = format!("{drop}/cxedbs4da5ugjq5wg3zrg/last.pt?rlkey=8otgrdkno0nd89po3dpwngwcc&st=apcc645o&dl=0");
+    vec![
+        PublishedWeights::new("sit-xl-2-256", "SiT-XL-2-256x256.pt", &sit, "sit", "MIT"),
+        PublishedWeights::new("repa-sit-xl-2-256", "REPA-SiT-XL-2-256x256.pt", &repa, "repa", "MIT"),
+    ]
+}
 
-static REPA_XL_2: PublishedWeights = PublishedWeights {
-    name: "repa-sit-xl-2-256",
-    file: "REPA-SiT-XL-2-256x256.pt",
-    source: WeightSource::Url(
-        "https://www.dl.dropboxusercontent.com/scl/fi/cxedbs4da5ugjq5wg3zrg/last.pt?rlkey=8otgrdkno0nd89po3dpwngwcc&st=apcc645o&dl=0",
-    ),
-    layout: "repa",
-    ..SIT_XL_2
-};
+realign::publish_weights!(published);
 
-realign::publish_weights!(SIT_XL_2, REPA_XL_2);
+#[cfg(test)]
+mod tests {
+    use super::super::SiTConfig;
+    use super::*;
+    use realign::burn::tensor::{Device, Tensor, TensorData};
+    use realign::erase::Slot;
+    use realign::nn::ParamBuilder;
+    use realign::plugin::{
+        BackboneConfig, BackboneContext, BackboneInput, BackboneKind, Condition, ConditionSpec, Times,
+    };
+    use realign::weights::{TensorFile, find_layout, load_state_dict, parameters, read_weights, to_host};
+    use std::path::PathBuf;
+
+    fn fixture(name: &str) -> PathBuf {
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/weights").join(name)
+    }
+
+    #[test]
+    fn a_network_of_the_original_code_computes_here_what_it_computes_there() {
+        let (device, recorded) = (Device::flex(), read_weights(&fixture("sit-original.safetensors")).unwrap());
+        let sizes = SiTConfig { size: None, hidden_size: Some(12), depth: Some(2), ..Default::default() };
+        let config = SiTConfig { num_heads: Some(3), patch_size: Some(2), time_reversed: true, ..sizes };
+        let condition = ConditionSpec::Labels { num_classes: 5 };
+        let ctx = BackboneContext { input: [3, 6, 6], condition, has_interval: false };
+        let network = Slot::<BackboneKind>::new(config.build(&ctx, &ParamBuilder::new(&device, 1)).unwrap());
+        let layout = find_layout("sit").unwrap();
+        let map = (layout.key_map)(&LayoutContext { channels: 3, depth: 2, encoder_depth: None }).strip(&["ema."]);
+        let file = TensorFile::open(&fixture("sit-original.pt")).unwrap();
+        let network = load_state_dict(network.clone(), map.take(&file, &parameters(&network)).unwrap()).unwrap();
+        let tensor = |name: &str| TensorData::new(recorded[name].values.clone(), recorded[name].shape.clone());
+        let t = Tensor::<1>::from_data(tensor("t"), &device);
+        let labels: Vec<i64> = recorded["y"].values.iter().map(|label| *label as i64).collect();
+        let input = BackboneInput {
+            x: Tensor::from_data(tensor("x"), &device),
+            times: Times::at(1.0 - t), // their time runs from noise to data
+            condition: Condition::labels(&labels, &device),
+            taps: &[],
+        };
+        let velocity = to_host(network.forward(input).prediction);
+        for (ours, theirs) in velocity.iter().zip(&recorded["velocity"].values) {
+            assert!((ours + theirs).abs() < 1e-4 * (1.0 + theirs.abs()), "{ours} and {theirs}"); // f32 sums
+        }
+    }
+}

@@ -117,19 +117,32 @@ impl SiT {
     }
 }
 
-impl Backbone for SiT {
-    fn forward(&self, input: BackboneInput<'_>) -> BackboneOutput {
+impl SiT {
+    /// The tokens after the first `depth` blocks, the condition of all, and the wanted tokens on the way.
+    fn tokens(&self, input: BackboneInput<'_>, depth: usize) -> (Tensor<3>, Tensor<2>, Vec<Tensor<3>>) {
         let c = ops::silu(self.embed_condition(&input));
         let mut x = self.x_embedder.proj.forward(input.x) + self.pos_embed.val();
         let mut taps = Vec::with_capacity(input.taps.len());
-        for (n, block) in self.blocks.iter().enumerate() {
+        for (n, block) in self.blocks.iter().take(depth).enumerate() {
             x = block.forward(x, c.clone());
             if input.taps.contains(&(n + 1)) {
                 taps.push(x.clone());
             }
         }
+        (x, c, taps)
+    }
+}
+
+impl Backbone for SiT {
+    fn forward(&self, input: BackboneInput<'_>) -> BackboneOutput {
+        let (x, c, taps) = self.tokens(input, self.blocks.len());
         let prediction = unpatchify(self.final_layer.forward(x, c), self.grid, self.patch_size);
         BackboneOutput { prediction: if self.time_reversed { -prediction } else { prediction }, taps }
+    }
+
+    fn taps(&self, input: BackboneInput<'_>) -> Vec<Tensor<3>> {
+        let deepest = input.taps.iter().copied().max().unwrap_or(0);
+        self.tokens(input, deepest).2
     }
 }
 
@@ -244,6 +257,21 @@ mod tests {
     }
 
     #[test]
+    fn taps_alone_are_those_of_the_whole_pass() {
+        let device = Device::flex();
+        let network = slot(&tiny(), false);
+        let input = || BackboneInput {
+            x: Tensor::<4>::ones([2, 3, 10, 14], &device),
+            times: Times::at(Tensor::from_floats([0.3, 0.9], &device)),
+            condition: Condition::labels(&[0, 7], &device),
+            taps: &[2],
+        };
+        let (alone, whole) = (network.taps(input()), network.forward(input()).taps);
+        assert_eq!(alone.len(), 1);
+        assert_eq!((alone[0].clone() - whole[0].clone()).abs().max().into_scalar::<f32>(), 0.0);
+    }
+
+    #[test]
     fn optional_parts_add_their_names_and_leave_the_other_values_alone() {
         let plain = state_dict(&slot(&tiny(), false));
         let all = state_dict(&slot(&SiTConfig { qk_norm: true, ..tiny() }, true));
@@ -264,7 +292,7 @@ mod tests {
         };
         let dict: StateDict = state_dict(&slot(&tiny(), false)).into_iter().map(|(n, v)| (n, shake(v))).collect();
         let predict = |time_reversed: bool, t: [f32; 2]| {
-            let network = slot(&SiTConfig { time_reversed, ..tiny() }, false);
+            let network = slot(&SiTConfig { time_reversed, time_scale: 100.0, ..tiny() }, false);
             let network = load_state_dict(network, dict.clone()).unwrap();
             let x = Tensor::<4>::ones([2, 3, 10, 14], &device);
             let times = Times::at(Tensor::from_floats(t, &device));

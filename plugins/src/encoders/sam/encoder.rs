@@ -3,6 +3,8 @@
 //! Source: iREPA `jit/vision_encoder.py`, `SAMEncoder` (`sam-vit-*`): pictures of 1024 pixels, whatever the run's, and
 //! a map of 64x64 that is reduced to the run's grid.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use realign::burn;
 use realign::burn::module::Module;
@@ -10,12 +12,12 @@ use realign::burn::tensor::{Device, Tensor};
 use realign::nn::{ParamBuilder, Resampling};
 use realign::plugin::encoder::EncoderSpec;
 use realign::plugin::{Encoder, EncoderConfig, EncoderContext, Features};
-use realign::weights::KeyMap;
+use realign::weights::{KeyMap, PublishedWeights};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::network_input::{IMAGENET, network_input, token_grid};
-use super::super::weight_choice::{PublishedFile, WeightChoice, notes};
+use super::super::weight_choice::{PublishedFile, WeightChoice, fit, notes};
 use super::network::{ImageEncoder, SamSizes};
 
 /// `sam`: 256 channels behind the neck of SAM's image encoder. It sees every picture at 1024 pixels, which is slow.
@@ -82,7 +84,7 @@ impl SamSize {
                 "https://huggingface.co/facebook/sam-vit-huge/resolve/main/model.safetensors",
             ),
         };
-        PublishedFile { name, url }
+        PublishedFile { name, url, license: "Apache-2.0" }
     }
 }
 
@@ -124,6 +126,20 @@ impl EncoderConfig for SamConfig {
 }
 
 realign::register!(EncoderConfig as "encoder": SamConfig);
+
+const SIZES: [SamSize; 3] = [SamSize::B, SamSize::L, SamSize::H];
+
+fn published() -> Vec<PublishedWeights> {
+    SIZES.map(|size| size.file().published("Hugging Face, Meta", fit_published)).into()
+}
+
+realign::publish_weights!(published);
+
+fn fit_published(weights: &PublishedWeights, path: &Path) -> Result<usize> {
+    let size = SIZES.into_iter().find(|size| size.file().name == weights.file).context("no such file")?;
+    let network = ImageEncoder::new(&size.sizes(), &ParamBuilder::new(&Device::flex(), 0))?;
+    fit(network, &layout(), path)
+}
 
 /// The encoder.
 #[derive(Module, Debug)]

@@ -3,6 +3,8 @@
 //! Source: Ravi et al., 2024; iREPA `jit/vision_encoder.py`, `SAM2Encoder` (`sam2-vit-*`). The neck behind the trunk
 //! does not reach the features and is left out. All in f32.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use realign::burn;
 use realign::burn::module::Module;
@@ -10,12 +12,12 @@ use realign::burn::tensor::{Device, Tensor};
 use realign::nn::{ParamBuilder, Resampling};
 use realign::plugin::encoder::EncoderSpec;
 use realign::plugin::{Encoder, EncoderConfig, EncoderContext, Features, PatchGrid};
-use realign::weights::KeyMap;
+use realign::weights::{KeyMap, PublishedWeights};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::network_input::{IMAGENET, network_input, token_grid};
-use super::super::weight_choice::{PublishedFile, WeightChoice, notes};
+use super::super::weight_choice::{PublishedFile, WeightChoice, fit, notes};
 use super::hiera::{Hiera, HieraSizes};
 
 /// `sam2`: the last map of SAM 2's image trunk, without its neck. Pictures are doubled in size first.
@@ -79,7 +81,7 @@ impl Sam2Size {
                 "https://huggingface.co/facebook/sam2-hiera-large/resolve/main/model.safetensors",
             ),
         };
-        PublishedFile { name, url }
+        PublishedFile { name, url, license: "Apache-2.0" }
     }
 }
 
@@ -121,6 +123,20 @@ impl EncoderConfig for Sam2Config {
 }
 
 realign::register!(EncoderConfig as "encoder": Sam2Config);
+
+const SIZES: [Sam2Size; 3] = [Sam2Size::S, Sam2Size::B, Sam2Size::L];
+
+fn published() -> Vec<PublishedWeights> {
+    SIZES.map(|size| size.file().published("Hugging Face, Meta", fit_published)).into()
+}
+
+realign::publish_weights!(published);
+
+fn fit_published(weights: &PublishedWeights, path: &Path) -> Result<usize> {
+    let size = SIZES.into_iter().find(|size| size.file().name == weights.file).context("no such file")?;
+    let network = Hiera::new(&size.sizes(), &ParamBuilder::new(&Device::flex(), 0))?;
+    fit(network, &layout(), path)
+}
 
 /// The encoder.
 #[derive(Module, Debug)]

@@ -2,6 +2,8 @@
 //!
 //! Source: iREPA `jit/vision_encoder.py`, `VGGEncoder` (`vgg-*-*`), which takes VGG-16. All in f32.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use realign::burn;
 use realign::burn::module::Module;
@@ -9,12 +11,12 @@ use realign::burn::tensor::{Device, Tensor};
 use realign::nn::{ParamBuilder, Resampling};
 use realign::plugin::encoder::EncoderSpec;
 use realign::plugin::{Encoder, EncoderConfig, EncoderContext, Features};
-use realign::weights::KeyMap;
+use realign::weights::{KeyMap, PublishedWeights};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::network_input::{IMAGENET, network_input, token_grid};
-use super::super::weight_choice::{PublishedFile, WeightChoice, notes};
+use super::super::weight_choice::{PublishedFile, WeightChoice, fit, notes};
 use super::network::{Layer, VggFeatures};
 
 const STRIDE: usize = 16; // pixels of the picture for one token, behind four poolings
@@ -66,7 +68,7 @@ impl VggSize {
             ),
             Self::Vgg19 => ("vgg19-dcbb9e9d.pth", "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"),
         };
-        PublishedFile { name, url }
+        PublishedFile { name, url, license: "BSD-3-Clause" }
     }
 }
 
@@ -99,6 +101,20 @@ impl EncoderConfig for VggConfig {
 }
 
 realign::register!(EncoderConfig as "encoder": VggConfig);
+
+const SIZES: [VggSize; 2] = [VggSize::Vgg16, VggSize::Vgg19];
+
+fn published() -> Vec<PublishedWeights> {
+    SIZES.map(|size| size.file().published("torchvision", fit_published)).into()
+}
+
+realign::publish_weights!(published);
+
+fn fit_published(weights: &PublishedWeights, path: &Path) -> Result<usize> {
+    let size = SIZES.into_iter().find(|size| size.file().name == weights.file).context("no such file")?;
+    let network = VggFeatures::new(&size.layers(WIDTHS), &ParamBuilder::new(&Device::flex(), 0));
+    fit(network, &layout(), path)
+}
 
 /// The encoder.
 #[derive(Module, Debug)]
@@ -144,7 +160,8 @@ mod tests {
 
     #[test]
     fn parameters_are_torchvisions_by_number_and_name() {
-        let count = |size| parameters(&network(size, WIDTHS)).iter().map(|p| p.shape.iter().product::<usize>()).sum();
+        let count =
+            |size| parameters(&network(size, WIDTHS)).iter().map(|p| p.shape.iter().product::<usize>()).sum::<usize>();
         assert_eq!([VggSize::Vgg16, VggSize::Vgg19].map(count), [7_635_264usize, 10_585_152]);
         let names = |size: VggSize| -> Vec<String> {
             let names = parameters(&network(size, WIDTHS)).into_iter().map(|param| param.name);

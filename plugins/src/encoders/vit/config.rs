@@ -222,20 +222,10 @@ impl VitConfig {
             (None, None) => bail!("`weights` is missing; give a file, `random`, or a `preset`"),
         };
         let command = match preset {
-            Some(preset) => download(preset, &path),
+            Some(preset) => preset.published().command(&path),
             None => format!("cp YOUR_FILE {}", path.display()),
         };
         Ok(Some(WeightFile { path, command }))
-    }
-}
-
-fn download(preset: &Preset, path: &Path) -> String {
-    let (path, url) = (path.display(), &preset.url);
-    match preset.is_gated {
-        true => format!(
-            "curl --create-dirs -L -H \"Authorization: Bearer $HF_TOKEN\" -o {path} {url} # accept its license there first"
-        ),
-        false => format!("curl --create-dirs -L -o {path} {url}"),
     }
 }
 

@@ -465,20 +465,23 @@ mod tests {
     }
 
     #[test]
-    fn misspelt_names_of_moco_v3_are_known() {
-        let rename = |file: &mut StateDict, from: &str, to: &str| {
-            for kind in ["weight", "bias"] {
-                let tensor = file.remove(&format!("{from}.{kind}")).unwrap();
-                file.insert(format!("{to}.{kind}"), tensor);
-            }
-        };
-        let (architecture, loaded) = written("mocov3-vit-l", json!({"depth": 15}), |file| {
-            rename(file, "blocks.13.norm1", "blocks.13.norm13");
-            rename(file, "blocks.13.mlp.fc1", "blocks.13.mlp.fc13");
-            rename(file, "blocks.14.norm2", "blocks.14.norm14");
-            rename(file, "blocks.14.mlp.fc2", "blocks.14.mlp.fc14");
-        });
-        assert!(loaded.unwrap() == state_dict(&network(&architecture, 1)));
+    fn misspelt_names_of_moco_v3_are_known_and_so_are_the_right_ones() {
+        const MISSPELT: [(&str, &str); 4] = [
+            ("blocks.13.norm13.", "blocks.13.norm1."),
+            ("blocks.13.mlp.fc13.", "blocks.13.mlp.fc1."),
+            ("blocks.14.norm14.", "blocks.14.norm2."),
+            ("blocks.14.mlp.fc14.", "blocks.14.mlp.fc2."),
+        ];
+        for is_corrected in [false, true] {
+            let (architecture, loaded) = written("mocov3-vit-l", json!({"depth": 15}), |file| {
+                for (wrong, right) in MISSPELT {
+                    let name = format!("{wrong}weight");
+                    let tensor = file.remove(&name).unwrap();
+                    file.insert(if is_corrected { format!("{right}weight") } else { name }, tensor);
+                }
+            });
+            assert!(loaded.unwrap() == state_dict(&network(&architecture, 1)));
+        }
     }
 
     #[test]

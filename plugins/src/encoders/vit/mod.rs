@@ -10,6 +10,7 @@ pub mod network;
 pub mod places;
 pub mod preprocess;
 mod presets;
+mod published;
 mod table;
 
 pub use config::{VitConfig, WeightsChoice};

@@ -37,7 +37,7 @@ impl Normalization {
         match self {
             Self::None => [[0.0; 3], [1.0; 3]],
             Self::Imagenet => [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]],
-            Self::Clip => [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]],
+            Self::Clip => [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]],
             Self::Half => [[0.5; 3], [0.5; 3]],
         }
     }
@@ -65,7 +65,7 @@ impl Preprocessing {
     pub fn describe(self) -> String {
         let resized = format!("resized ({})", word(&self.resize));
         let normalized = match self.normalization {
-            Normalization::None => "0..1".into(),
+            Normalization::None => "left to the network".into(),
             normalization => format!("normalized ({})", word(&normalization)),
         };
         let [first, second] = if self.normalize_first { [normalized, resized] } else { [resized, normalized] };

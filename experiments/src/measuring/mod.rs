@@ -1,0 +1,10 @@
+//! Encoders and pictures as the command line names them, and measuring the ones on the others.
+
+mod encoders;
+mod measure;
+pub mod paper;
+mod pictures;
+
+pub use encoders::{EncoderArgs, NamedEncoder, context, read_normalizer};
+pub use measure::{Measured, measure, metrics_of};
+pub use pictures::{FitChoice, PictureArgs, Source, read_dataset};
