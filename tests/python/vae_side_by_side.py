@@ -57,8 +57,8 @@ def ours(program, sets, out, batch, count):
     for item in sets:
         command += ["--set", item]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    rate = float(re.search(r"([\d.]+) pictures/s", said).group(1))
-    return load_file(out / "latents-00000.safetensors")["moments"], count / rate
+    seconds = float(re.search(r"latents in ([\d.]+) s", said).group(1))
+    return load_file(out / "latents-00000.safetensors")["moments"], seconds
 
 
 def main():

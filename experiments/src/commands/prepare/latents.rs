@@ -132,7 +132,8 @@ fn write_shards(
             let (count, seconds) = (contents.labels.len(), begin.elapsed().as_secs_f64());
             let shards = writer.settings().num_shards();
             let rate = count as f64 / seconds;
-            writeln!(out, "file {} of {shards}: {count} latents, {rate:.2} pictures/s", batch.shard + 1)?;
+            let file = batch.shard + 1;
+            writeln!(out, "file {file} of {shards}: {count} latents in {seconds:.2} s, {rate:.2} pictures/s")?;
             out.flush()?;
             (contents, begin) = (ShardContents::default(), Instant::now());
         }

@@ -316,3 +316,67 @@ impl AutoencoderConfig for SdVaeConfig {
 }
 
 realign::register!(AutoencoderConfig as "autoencoder": SdVaeConfig);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use realign::erase::Slot;
+    use realign::plugin::AutoencoderKind;
+    use realign::weights::{StateDict, parameters, state_dict, write_safetensors};
+
+    fn random(size: Size) -> SdVaeConfig {
+        let latent_norm = Norm::FixedScale { scale: 0.18215 };
+        SdVaeConfig { size: Some(size), weights: Weights::Random { seed: 3 }, latent_norm, ..Default::default() }
+    }
+
+    fn build(config: &SdVaeConfig) -> Result<Slot<AutoencoderKind>> {
+        Ok(Slot::new(config.build(Path::new("weights"), &Device::flex())?))
+    }
+
+    #[test]
+    fn published_sizes_have_their_parameters_and_latents() {
+        // No value is drawn: parameters are made when they are first used.
+        for (size, count, latent) in [(Size::F8d4, 83_653_863, [4, 32, 32]), (Size::F16d32, 69_836_067, [32, 16, 16])] {
+            let config = random(size);
+            let params = parameters(&build(&config).unwrap());
+            assert_eq!(params.iter().map(|param| param.shape.iter().product::<usize>()).sum::<usize>(), count);
+            assert_eq!(config.latent_shape(256).unwrap(), latent);
+        }
+        assert_eq!(random(Size::F8d4).latent_shape(512).unwrap(), [4, 64, 64]);
+        assert!(random(Size::F8d4).latent_shape(100).unwrap_err().to_string().contains("multiple of 8"));
+    }
+
+    #[test]
+    fn a_file_of_either_layout_gives_the_same_network_and_a_wrong_one_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("vae.safetensors");
+        let of_file = SdVaeConfig { weights: Weights::File { path: path.clone() }, ..random(Size::Tiny) };
+        let drawn = state_dict(&build(&random(Size::Tiny)).unwrap());
+        write_safetensors(&path, &drawn).unwrap();
+        assert_eq!(state_dict(&build(&of_file).unwrap()), drawn);
+
+        let with =
+            |prefix: &str| drawn.iter().map(|(name, tensor)| (format!("{prefix}{name}"), tensor.clone())).collect();
+        write_safetensors(&path, &with("state_dict.")).unwrap();
+        assert_eq!(state_dict(&build(&of_file).unwrap()), drawn);
+
+        let mut lacking: StateDict = drawn.clone();
+        lacking.remove("decoder.up.2.upsample.conv.bias");
+        write_safetensors(&path, &lacking).unwrap();
+        let message = format!("{:#}", build(&of_file).unwrap_err());
+        assert!(
+            message.contains("decoder.up.2.upsample.conv.bias") && message.contains("vae.safetensors"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_together_are_refused() {
+        let refused = |config: SdVaeConfig| config.latent_shape(64).unwrap_err().to_string();
+        let tiny = || random(Size::Tiny);
+        assert!(refused(SdVaeConfig { num_groups: Some(5), ..tiny() }).contains("num_groups"));
+        assert!(refused(SdVaeConfig { attention_levels: Some(vec![4]), ..tiny() }).contains("0 to 3"));
+        assert!(refused(SdVaeConfig { channels: Some(vec![]), ..tiny() }).contains("0 levels"));
+        assert!(refused(SdVaeConfig { size: None, ..tiny() }).contains("`channels` is missing"));
+    }
+}

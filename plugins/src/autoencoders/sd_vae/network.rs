@@ -17,7 +17,7 @@ const EPS: f64 = 1e-6; // of every GroupNorm
 /// Halves a picture: zeros on the right and below only, as the reference pads.
 const HALVE: ConvShape = ConvShape { stride: 2, before: 0, after: 1 };
 
-/// The autoencoder. Pictures enter and leave in [-1, 1]. Computes in the precision of its parameters, norms in f32.
+/// The autoencoder. Pictures enter in 0..255 and leave in [-1, 1]. Computes in the precision of its parameters, norms in f32.
 #[derive(Module, Debug)]
 pub struct AutoencoderKl {
     encoder: Encoder,
@@ -298,5 +298,27 @@ impl Attention {
         let h = ops::attention(map(&self.q, h.clone()), map(&self.k, h.clone()), map(&self.v, h));
         let h = map(&self.proj_out, h).reshape([batch, rows, columns, channels]);
         x + h.permute([0, 3, 1, 2])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use realign::burn::tensor::Device;
+    use realign::nn::Init;
+    use realign::weights::to_host;
+
+    #[test]
+    fn halving_begins_at_the_first_pixel_and_pads_the_far_sides_only() {
+        let device = Device::flex();
+        let params = ParamBuilder::new(&device, 0);
+        let mut values = vec![0.0f32; 9];
+        values[0] = 1.0; // looks at the pixel in its first row and column
+        let weight = params.param("weight", [1, 1, 3, 3], Init::Zeros);
+        let kernel = Tensor::from_data(TensorData::new(values, [1, 1, 3, 3]), &device);
+        let conv = Conv2d { weight: weight.map(|_| kernel), bias: None, shape: HALVE };
+        let picture: Vec<f32> = (0..24).map(|at| at as f32).collect();
+        let picture = Tensor::from_data(TensorData::new(picture, [1, 1, 4, 6]), &device);
+        assert_eq!(to_host(conv.forward(picture)), [0.0, 2.0, 4.0, 12.0, 14.0, 16.0]);
     }
 }
