@@ -22,7 +22,7 @@ fn commands(text: &str) -> Vec<Vec<String>> {
     }
     let is_placeholder = |word: &str| !word.is_empty() && word.chars().all(|letter| letter.is_ascii_uppercase());
     let words = lines.into_iter().filter_map(|line| line.strip_prefix("cargo xtask "));
-    let words = words.map(|line| shell_words(line));
+    let words = words.map(shell_words);
     words.filter(|words| !words.iter().any(|word| is_placeholder(word.trim_matches(['[', ']'])))).collect()
 }
 

@@ -9,7 +9,7 @@ use realign::data::resample::{Filter, resize};
 use realign::plugin::PatchGrid;
 
 use super::{Anchor, Maps};
-use crate::plot::{Area, Canvas, INK, PALE, RED, text_style, viridis};
+use crate::plot::{Area, Canvas, INK, PALE, RED, TEXT_DROP, text_style, viridis};
 
 const CELL: usize = 168; // pixels of a picture's side
 const GAP: usize = 10;
@@ -139,7 +139,11 @@ fn marks(area: &Area<'_>, layout: &Layout, row: usize, grid: PatchGrid, anchors:
         // Beside the star, on whichever side there is room.
         let beside = if dx > CELL / 2 { x - 19 } else { x + 19 };
         area.draw(&Circle::new((beside, y), 9, plotters::style::WHITE.filled()))?;
-        let number = Text::new((i + 1).to_string(), (beside, y), text_style(SMALL, INK, HPos::Center, VPos::Center));
+        let number = Text::new(
+            (i + 1).to_string(),
+            (beside, y + TEXT_DROP - 1),
+            text_style(SMALL, INK, HPos::Center, VPos::Center),
+        );
         area.draw(&number)?;
     }
     for half in 0..2 {
@@ -177,7 +181,11 @@ fn scale(area: &Area<'_>, layout: &Layout, height: usize, low: f32, high: f32) -
         let y = top + ((1.0 - share) * height as f64).round() as i32;
         let value = f64::from(low) + share * f64::from(high - low);
         area.draw(&PathElement::new([(x + 24, y), (x + 30, y)], INK.stroke_width(1)))?;
-        area.draw(&Text::new(format!("{value:.2}"), (x + 36, y), text_style(SMALL, INK, HPos::Left, VPos::Center)))?;
+        area.draw(&Text::new(
+            format!("{value:.2}"),
+            (x + 36, y + TEXT_DROP),
+            text_style(SMALL, INK, HPos::Left, VPos::Center),
+        ))?;
     }
     area.draw(&Text::new("cosine", (x, top - 34), text_style(SMALL, INK, HPos::Left, VPos::Top)))?;
     Ok(())
