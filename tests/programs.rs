@@ -14,7 +14,7 @@ use realign::checkpoint::{TrainedAutoencoder, TrainedRun};
 use realign::erase::Slot;
 use realign::ops::{DeviceChoice, open};
 use realign::plugin::{AutoencoderKind, Draws};
-use realign::recipe::{Decayed, Layered, Plan};
+use realign::recipe::{Decayed, Layered, Plan, Settings};
 use realign::reconstruction::{DiscriminatorSection, LossSection, Reconstruction, ReconstructionLoss};
 use realign::streams::Streams;
 use realign::train::{Assembly, Gradients, OptimizerSettings, build_model, example_images};
@@ -83,11 +83,17 @@ impl Bench {
 
     fn batch(&self, pictures: &Reconstruction) -> TrainingBatch {
         let images = (pictures.pictures.clone().inner() + 1.0) * 127.5;
+        let model = self.networks.model.train_model();
+        let conditioner = self.assembly.conditioner(&model);
         TrainingBatch {
-            condition: self.assembly.conditioner.condition(&[0, 1, 2], &[None, None, None], &self.device).unwrap(),
-            null: self.assembly.conditioner.null(3, &self.device),
+            condition: conditioner.condition(&[0, 1, 2], &[None, None, None], &self.device).unwrap(),
+            null: conditioner.null(3, &self.device),
             draws: self.assembly.objective.draw(pictures.latents.dims(), &Streams::new(2), &self.device),
-            targets: self.assembly.alignment.targets(&images, 0).unwrap(),
+            targets: self
+                .assembly
+                .alignment
+                .targets(0, |_, encoder| Ok(encoder.encode(images.clone())?.tokens))
+                .unwrap(),
         }
     }
 
@@ -196,7 +202,7 @@ fn a_run_keeps_every_network_and_samples_with_its_own_autoencoder() {
     let scale: Vec<f32> = ema["bn.running_var"].values.iter().map(|variance| variance.sqrt().recip()).collect();
     assert_eq!(statistics["latents_scale"].values, scale);
 
-    let trained = TrainedRun::open(&desk.path("run"), &[]).unwrap();
+    let trained = TrainedRun::open(&Settings::default(), &desk.path("run"), &[]).unwrap();
     let checkpoint = trained.checkpoint(None).unwrap();
     let assembly = trained.assembly(&checkpoint).unwrap();
     assert_eq!(state_dict(&assembly.autoencoder), read("vae"));

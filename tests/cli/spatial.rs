@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::program::Desk;
+use crate::program::{Answer, Desk};
 
 const OVERLAY: &str = "overlay={type: offset, encoder: {type: hog}, scale: 3}";
 const PICTURES: [&str; 8] = ["--images", "shapes", "--num", "6", "--image-size", "32", "--grid", "8"];
@@ -30,19 +30,28 @@ fn an_encoder_with_an_overlay_ranks_below_the_plain_one() {
 #[test]
 fn spatial_normalization_takes_an_overlay_away() {
     let desk = Desk::new();
-    let answer = desk.run(&[&["viz", "--encoder", OVERLAY, "--encoder", "hog"], &PICTURES[..]].concat());
-    answer.assert_done();
-    let off_object = |encoder: &str| {
+    let answer = |after: &str| {
+        let answer =
+            desk.run(&[&["viz", "--encoder", OVERLAY, "--encoder", "hog", "--after", after], &PICTURES[..]].concat());
+        answer.assert_done();
+        answer
+    };
+    let off_object = |answer: &Answer, encoder: &str| {
         let line = answer.out.lines().find(|line| line.split_whitespace().nth(1) == Some(encoder)).unwrap();
         let numbers: Vec<f64> = line.split_whitespace().skip(2).map(|number| number.parse().unwrap()).collect();
         [numbers[0], numbers[1]]
     };
-    let ([before, after], [plain, _]) = (off_object("overlay"), off_object("hog"));
-    assert!(before > 0.9 && before > plain + 0.2 && after < before - 0.3, "{}", answer.out);
+    let whole = answer("{type: spatial, gamma: 1}");
+    let ([before, after], [plain, plain_after]) = (off_object(&whole, "overlay"), off_object(&whole, "hog"));
+    assert!(before > 0.9 && before > plain + 0.2, "{}", whole.out);
+    assert!((after - plain_after).abs() < 0.01, "{}", whole.out); // the whole mean, and with it the vector
+    let answer = answer("spatial");
+    let part = off_object(&answer, "overlay")[1];
+    assert!(after < part && part < before - 0.1, "{}", answer.out);
     assert!(answer.out.contains("(its mask)"), "{}", answer.out);
     assert!(desk.path("viz/0.png").is_file());
     let array = fs::read(desk.path("viz/maps/0-overlay-before.npy")).unwrap();
-    assert!(array.starts_with(b"\x93NUMPY") && array.len() % 64 == 0, "{}", array.len());
+    assert!(array.starts_with(b"\x93NUMPY") && array.len().is_multiple_of(64), "{}", array.len());
 }
 
 #[test]

@@ -83,7 +83,7 @@ pub fn dinov2(case: &Case, device: &Device, found: &mut Comparison) -> Result<()
     let (num_registers, is_gated) = (config.size_or("num_register_tokens", 0)?, config.flag("use_swiglu_ffn"));
     let mut mlp_size = scaled(config.size("hidden_size")?, config.number("mlp_ratio", 4.0));
     if is_gated {
-        mlp_size = (mlp_size * 2 / 3 + 7) / 8 * 8;
+        mlp_size = (mlp_size * 2 / 3).div_ceil(8) * 8;
     }
     let mut keys = hub_keys(case, mlp_size, 1e-6)?;
     keys["num_registers"] = json!(num_registers);

@@ -118,7 +118,7 @@ fn forward_backward(case: &Case, device: &Device, found: &mut Comparison) -> Res
         targets.push(case.tensor(&format!("in.zs.{i}"), device)?);
     }
     let targets = if targets.is_empty() { vec![] } else { vec![targets] };
-    let aligned = alignment.loss(&model, &taps, targets, 0)?;
+    let aligned = alignment.loss(&model.projectors, &taps, targets, 0, |term| term.proj_coeff)?;
     for (_, raw) in &aligned.by_term {
         forward_if_recorded(case, "out.proj_loss", raw, found)?;
     }

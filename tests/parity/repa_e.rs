@@ -27,7 +27,7 @@ pub fn iteration(case: &Case, device: &Device, found: &mut Comparison) -> Result
     let vae = autoencoder(case, device)?;
     let latent = case.shape::<4>("in.noise")?;
     let parts = diffusion(case, latent, device)?;
-    let model = TrainModel { backbone: parts.model.backbone.clone(), projectors: parts.model.projectors.clone() };
+    let model: TrainModel = parts.model.clone();
     let values = |name: &str| case.tensor::<1>(name, device).map(to_host);
     let norm = LatentNorm::new(values("in.latents_scale")?, values("in.latents_bias")?)?;
     let momentum = section(case, "sit").number("bn_momentum", 0.1);

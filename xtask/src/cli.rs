@@ -31,6 +31,7 @@ Usage: cargo xtask <COMMAND> [OPTIONS]
 
   run RECIPE        train as the recipe says; the same command again continues the run
   sample RUN        draw pictures from a trained run
+  prepare WHAT      crop pictures or compute latents once, before training
   explain RECIPE    the resolved recipe, where each value came from, sizes and costs
   check RECIPE      load, build and step one recipe
   rank              which encoder to align with, on your pictures
@@ -38,7 +39,6 @@ Usage: cargo xtask <COMMAND> [OPTIONS]
   viz               self-similarity of features as heat maps
   correlate FILE    a metric against FID over encoders
   probe             linear and nearest-neighbor probes of encoders
-  prepare           latents or pictures once, to train from
   plugins           every plugin by kind, with its settings
   weights           what others published: list, get, verify
   import FILE       make a run of a published generator

@@ -101,7 +101,8 @@ impl Correlate {
         }
         ensure!(!panels.is_empty(), "no column has values of three encoders that also have `{}`", self.y);
         write!(out, "{}", table.to_text())?;
-        if rows.keys().any(|name| name.eq_ignore_ascii_case("spatialpe-vit-l")) && self.model == "SiT-XL/2" {
+        let is_shown = |name: &str| panels.iter().any(|panel| panel.points.iter().any(|(point, ..)| point == name));
+        if is_shown("spatialpe-vit-l") && self.model == "SiT-XL/2" {
             writeln!(
                 out,
                 "note: the paper's script takes the FID of langpe-l for spatialpe-vit-l on SiT-XL/2; its r contains that"

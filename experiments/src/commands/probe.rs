@@ -146,7 +146,7 @@ impl Probe {
         let neighbors = [knn(|features| Some(&features.mean)), knn(|features| features.class_token.as_ref())];
         let settings = match self.protocol {
             Protocol::Knn => return Ok([neighbors[0], neighbors[1], f64::NAN, f64::NAN]),
-            Protocol::Cached => LinearProbe::cached(),
+            Protocol::Cached => LinearProbe::cached(train.indices.len()),
             Protocol::Mae => LinearProbe::default(),
         };
         let warmup_epochs = settings.warmup_epochs.min(self.epochs / 4);

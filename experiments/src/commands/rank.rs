@@ -48,6 +48,9 @@ struct Ranked {
     ahead: Option<f64>,
 }
 
+/// A number that the paper has of an encoder: name, value, digits.
+type Column = (&'static str, fn(&PaperEncoder) -> Option<f64>, usize);
+
 impl Rank {
     /// Measures, orders, prints and draws.
     ///
@@ -114,7 +117,7 @@ impl Rank {
         header.extend(["ms_per_image", "params"].map(str::to_string));
         let known: Vec<Option<&PaperEncoder>> =
             ranked.iter().map(|ranked| paper.encoder(&ranked.measured.label)).collect();
-        let columns: [(&str, fn(&PaperEncoder) -> Option<f64>, usize); 4] = [
+        let columns: [Column; 4] = [
             ("paper_linear_probe", |known| known.linear_probe, 1),
             ("paper_lds", |known| known.lds, 1),
             ("paper_fid", |known| known.fid, 2),

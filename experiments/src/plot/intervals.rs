@@ -7,7 +7,7 @@ use plotters::prelude::Color;
 use plotters::style::text_anchor::{HPos, VPos};
 use realign::eval::bootstrap::Interval;
 
-use super::canvas::{Canvas, text_style};
+use super::canvas::{Canvas, TEXT_DROP, text_style};
 use super::colors::{BLUE, INK, PALE};
 use super::scatter::{digits, range};
 
@@ -64,7 +64,7 @@ pub fn interval_chart(title: &str, subtitle: &str, axis: &str, rows: &[IntervalR
             .draw()?;
         for (i, row) in rows.iter().enumerate() {
             let y = rows.len() as f64 - i as f64 - 0.5;
-            let pixel = (ABOVE + i * LINE + LINE / 2) as i32;
+            let pixel = (ABOVE + i * LINE + LINE / 2) as i32 + TEXT_DROP;
             let name = text_style(TEXT, INK, HPos::Right, VPos::Center);
             area.draw(&Text::new(row.name.clone(), (NAMES as i32 - 16, pixel), name))?;
             let note = text_style(TEXT * 0.85, INK, HPos::Left, VPos::Center);
@@ -101,7 +101,7 @@ mod tests {
         };
         let two = marks(&[row(0.5), row(0.2)]);
         assert!(two > 2 * 150, "{two}");
-        assert!(marks(&[row(0.5), row(f64::NAN)]) < two);
+        assert_eq!(marks(&[row(f64::NAN)]), 0);
         interval_chart("", "", "", &[]).unwrap();
     }
 }

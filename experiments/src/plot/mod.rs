@@ -6,7 +6,7 @@ mod intervals;
 mod labels;
 mod scatter;
 
-pub use canvas::{Area, Canvas, text_style};
+pub use canvas::{Area, Canvas, TEXT_DROP, text_style};
 pub use colors::{INK, PALE, RED, viridis};
 pub use intervals::{IntervalRow, interval_chart};
 pub use scatter::{Panel, scatter_chart};

@@ -7,7 +7,7 @@ use plotters::prelude::{Color, Rectangle};
 use plotters::style::text_anchor::{HPos, VPos};
 use realign::eval::Correlation;
 
-use super::canvas::{Area, Canvas, text_style};
+use super::canvas::{Area, Canvas, TEXT_DROP, text_style};
 use super::colors::{BLUE, INK, PALE, RED};
 use super::labels::place_labels;
 
@@ -102,7 +102,7 @@ fn draw_panel(panel: &Panel, area: &Area<'_>) -> Result<()> {
     let frame = [frame_x.start, frame_y.start, frame_x.end - frame_x.start, frame_y.end - frame_y.start];
     let origin = area.get_base_pixel();
     for ((name, ..), (x, y)) in panel.points.iter().zip(place_labels(&marks, &sizes, 11, frame)) {
-        area.draw(&Text::new(name.clone(), (x - origin.0, y - origin.1), style.clone()))?;
+        area.draw(&Text::new(name.clone(), (x - origin.0, y - origin.1 + TEXT_DROP), style.clone()))?;
     }
     let corners =
         [(frame_x.start - origin.0, frame_y.start - origin.1), (frame_x.end - origin.0, frame_y.end - origin.1)];

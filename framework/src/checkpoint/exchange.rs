@@ -41,6 +41,13 @@ pub fn import(
     step: u64,
 ) -> Result<Imported> {
     layout.check(plan)?;
+    if let Some(program) = &plan.recipe.program {
+        bail!(
+            "recipe `{}` trains more than the network that the file holds, by the program `{}`; choose one without `program`",
+            plan.recipe_name,
+            (program.info().name)()
+        )
+    }
     let checkpoints = run_dir.join("checkpoints");
     ensure!(
         folder::checkpoints(&checkpoints).is_empty(),
@@ -66,7 +73,8 @@ pub fn import(
     for (i, ema) in plan.recipe.train.ema.iter().enumerate() {
         averages.push((format!("ema-{}", ema.name), source.average(i).unwrap_or(weights)));
     }
-    let stats = layout.has_latent_norm.then(|| latents_stats(&file, averages.first().map_or(weights, |first| first.1)));
+    let sampled = averages.first().map_or(weights, |first| first.1);
+    let stats = layout.has_latent_norm.then(|| latents_stats(&file, sampled)).transpose()?;
     let state =
         State { step, optimizer_step: 0, recipe_digest: plan.digest()?, version: env!("CARGO_PKG_VERSION").into() };
     let path = write_parts(run_dir, step, |write| {
@@ -76,7 +84,7 @@ pub fn import(
         Ok(state)
     })?;
     describe(&Frame::of_diffusion(plan, layered)?, serde_json::Map::new(), run_dir)?;
-    if let Some(stats) = stats.transpose()? {
+    if let Some(stats) = stats {
         write_safetensors(&run_dir.join(LATENTS_STATS), &stats)?;
         notes.push(format!("statistics of the latents: {}", run_dir.join(LATENTS_STATS).display()));
     }
@@ -84,7 +92,7 @@ pub fn import(
 }
 
 /// Writes weights and averages of a checkpoint as `layout` has them: `.pt` and `.pth` as PyTorch, `.safetensors` with the
-/// sections in the names.
+/// sections in the names. An average that the run does not have is its last one, or the weights.
 ///
 /// # Errors
 /// The recipe's network is not the layout's, the ending is another one, or the disk refuses.
@@ -97,14 +105,20 @@ pub fn export(plan: &Plan, layout: &CheckpointLayout, run_dir: &Path, from: &Che
         out.display()
     );
     let map = layout.key_map_for(plan);
-    let (section, averages) = (|prefix: &'static str| prefix.trim_end_matches('.'), &plan.recipe.train.ema);
-    let named = layout.averages.iter().zip(averages).map(|(prefixes, ema)| (prefixes, format!("ema-{}", ema.name)));
+    let (section, emas) = (|prefix: &'static str| prefix.trim_end_matches('.'), &plan.recipe.train.ema);
+    // Official code asks for all averages; what the run does not have is its last one, or the weights.
+    let of_run = |i| emas.get(i).or(emas.last()).map_or("model".to_string(), |ema| format!("ema-{}", ema.name));
+    let named = layout.averages.iter().enumerate().map(|(i, prefixes)| (prefixes, of_run(i)));
     let mut sections = vec![];
     for (prefixes, name) in [(&layout.model, "model".to_string())].into_iter().chain(named) {
         let prefix = prefixes.first().copied().context("a layout without a prefix")?;
-        let mut dict = map.export(tensors(from, &name)?, layout.inside)?;
+        // A program that trains the statistics keeps them beside the network.
+        let is_norm = |(name, _): &(String, HostTensor)| name.starts_with("bn.");
+        let (norm, ours): (StateDict, StateDict) = tensors(from, &name)?.into_iter().partition(is_norm);
+        let mut dict = map.export(ours, layout.inside)?;
         if layout.has_latent_norm {
             dict.extend(latent_norm(run_dir, plan.latent[0])?);
+            dict.extend(norm);
         }
         sections.push((section(prefix), dict));
     }

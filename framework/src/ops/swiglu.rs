@@ -9,16 +9,15 @@ use super::silu;
 /// # Shapes
 /// * `x`: `[.., 2 · channels]`, result: `[.., channels]`
 pub fn swiglu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let mut shape = x.dims();
-    let channels = shape[D - 1] / 2;
+    let shape = x.dims();
+    let (width, channels) = (shape[D - 1], shape[D - 1] / 2);
     #[cfg(feature = "tch")]
     if super::on_libtorch(&x.device()) {
         let rows = shape[..D - 1].iter().product();
-        let width = shape[D - 1];
-        shape[D - 1] = channels;
-        return fused::swiglu(x.reshape([rows, width])).reshape(shape);
+        let halved = std::array::from_fn::<_, D, _>(|axis| if axis == D - 1 { channels } else { shape[axis] });
+        return fused::swiglu(x.reshape([rows, width])).reshape(halved);
     }
-    silu(x.clone().narrow(D - 1, 0, channels)) * x.narrow(D - 1, channels, channels)
+    silu(x.clone().narrow(D - 1, 0, channels)) * x.narrow(D - 1, channels, width - channels)
 }
 
 #[cfg(feature = "tch")]

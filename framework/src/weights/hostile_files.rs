@@ -104,6 +104,12 @@ fn memo_bombs_unfold_no_further_than_a_limit() {
 }
 
 #[test]
+fn pickles_without_end_are_refused() {
+    let marks = [b"\x80\x04".as_slice(), &b"\x80\x02".repeat(10_000_001), b"}."].concat();
+    assert_refused("w.pt", &pickled(&marks), &["more than 10000000 instructions"]);
+}
+
+#[test]
 fn deep_nesting_ends_at_a_limit_and_not_the_stack() {
     let pickle = [b"\x80\x04".as_slice(), &b"]".repeat(1_000_000), &b"a".repeat(999_999), b"."].concat();
     assert_refused("w.pt", &pickled(&pickle), &["nested deeper"]);

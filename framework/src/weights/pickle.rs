@@ -11,6 +11,9 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
 
+/// Most instructions of one pickle, each of which makes at most one value; a hundred thousand tensors take half of it.
+const MAX_INSTRUCTIONS: usize = 10_000_000;
+
 /// Place of a value in the [`Heap`].
 pub(super) type Id = usize;
 
@@ -104,7 +107,7 @@ fn text(bytes: Vec<u8>) -> Result<String> {
 /// Runs one pickle and returns its values and the last one.
 pub(super) fn run<T: Clone, R: Read>(input: &mut Input<R>, calls: &mut dyn Calls<T>) -> Result<(Heap<T>, Id)> {
     let mut machine = Machine { input, calls, heap: Heap(vec![]), stack: vec![], marks: vec![], memo: HashMap::new() };
-    loop {
+    for _ in 0..MAX_INSTRUCTIONS {
         let [instruction] = machine.input.array()?;
         if instruction == b'.' {
             let root = machine.pop()?;
@@ -112,6 +115,7 @@ pub(super) fn run<T: Clone, R: Read>(input: &mut Input<R>, calls: &mut dyn Calls
         }
         machine.step(instruction).with_context(|| format!("pickle instruction 0x{instruction:02x}"))?;
     }
+    bail!("the pickle has more than {MAX_INSTRUCTIONS} instructions")
 }
 
 struct Machine<'a, T, R> {

@@ -188,7 +188,7 @@ fn contents(path: &Path) -> Result<Contents> {
 /// What a file that holds no weights is instead.
 fn complaint(head: &[u8]) -> String {
     let text = String::from_utf8_lossy(head);
-    let start = text.trim_start().get(..9).unwrap_or_default().to_ascii_lowercase();
+    let start: String = text.trim_start().chars().take(9).collect::<String>().to_ascii_lowercase();
     if text.starts_with("version https://git-lfs") {
         return "it is a pointer of git-lfs, not the file; run `git lfs pull`".into();
     }

@@ -172,7 +172,7 @@ impl ProgramConfig for AutoencoderProgramConfig {
         trained_autoencoder(config, read(&weights)?, &read("latents-stats")?, device)
     }
 
-    fn weights(&self, weights_dir: &Path) -> Vec<WeightFile> {
+    fn weights(&self, _image_size: usize, weights_dir: &Path) -> Vec<WeightFile> {
         self.loss.weights(weights_dir)
     }
 

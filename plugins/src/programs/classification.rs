@@ -209,7 +209,7 @@ impl Program for Classification {
         Ok(measured)
     }
 
-    fn previews(&self) -> Result<Vec<Preview>> {
+    fn previews(&mut self) -> Result<Vec<Preview>> {
         Ok(vec![])
     }
 

@@ -133,6 +133,7 @@ mod tests {
 
     fn schema() -> Value {
         json!({
+            "required": ["split"],
             "properties": {
                 "kernel_size": {"type": "integer", "minimum": 1, "maximum": 7, "description": "Odd."},
                 "gamma": {"type": "number", "exclusiveMinimum": 0.0},
@@ -163,9 +164,9 @@ mod tests {
                 "kernel_size: whole number, 1 to 7 = 3",
                 "gamma: number, above 0 = 0.6",
                 "split: text or null = ?",
-                "cap: whole number, 1 or more, or null = ?",
+                "cap: whole number, 1 or more, or null = null",
                 "method: euler | heun = euler",
-                "size: euler | heun or null = ?",
+                "size: euler | heun or null = null",
                 "betas: list of: number = [0.9,0.95]",
                 "path: text = \"\"",
             ]

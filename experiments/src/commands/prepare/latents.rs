@@ -105,7 +105,7 @@ fn encode_missing(
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(READY);
         scope.spawn(move || read_ahead(settings, dataset, &shards, &sender));
-        write_shards(writer, &receiver, variational, device, (out, &bar))
+        write_shards(writer, receiver, variational, device, (out, &bar))
     })?;
     bar.finish_and_clear();
     Ok(())
@@ -113,7 +113,7 @@ fn encode_missing(
 
 fn write_shards(
     writer: &CacheWriter,
-    batches: &Receiver<Result<Batch>>,
+    batches: Receiver<Result<Batch>>, // owned: dropped at an error, so that the reading thread ends
     variational: &dyn Variational,
     device: &Device,
     (out, bar): (&mut dyn Write, &ProgressBar),

@@ -1,7 +1,7 @@
 //! The page: pictures with their anchors, and heat maps in two halves under one color scale.
 
 use anyhow::Result;
-use plotters::element::{PathElement, Polygon, Text};
+use plotters::element::{Circle, PathElement, Polygon, Text};
 use plotters::prelude::{Color, Rectangle};
 use plotters::style::text_anchor::{HPos, VPos};
 use realign::data::RgbImage;
@@ -9,7 +9,7 @@ use realign::data::resample::{Filter, resize};
 use realign::plugin::PatchGrid;
 
 use super::{Anchor, Maps};
-use crate::plot::{Area, Canvas, INK, PALE, RED, text_style, viridis};
+use crate::plot::{Area, Canvas, INK, PALE, RED, TEXT_DROP, text_style, viridis};
 
 const CELL: usize = 168; // pixels of a picture's side
 const GAP: usize = 10;
@@ -137,13 +137,14 @@ fn marks(area: &Area<'_>, layout: &Layout, row: usize, grid: PatchGrid, anchors:
         let (x, y) = ((LEFT + dx) as i32, (y + dy) as i32);
         star(area, (x, y))?;
         // Beside the star, on whichever side there is room.
-        let (shift, side) = if dx > CELL / 2 { (-11, HPos::Right) } else { (11, HPos::Left) };
-        let number = (i + 1).to_string();
-        for (ox, oy) in [(-1, 0), (1, 0), (0, -1), (0, 1)] {
-            let style = text_style(SMALL, plotters::style::WHITE, side, VPos::Center);
-            area.draw(&Text::new(number.clone(), (x + shift + ox, y + oy), style))?;
-        }
-        area.draw(&Text::new(number, (x + shift, y), text_style(SMALL, RED, side, VPos::Center)))?;
+        let beside = if dx > CELL / 2 { x - 19 } else { x + 19 };
+        area.draw(&Circle::new((beside, y), 9, plotters::style::WHITE.filled()))?;
+        let number = Text::new(
+            (i + 1).to_string(),
+            (beside, y + TEXT_DROP - 1),
+            text_style(SMALL, INK, HPos::Center, VPos::Center),
+        );
+        area.draw(&number)?;
     }
     for half in 0..2 {
         for column in 0..=layout.num_maps {
@@ -180,7 +181,11 @@ fn scale(area: &Area<'_>, layout: &Layout, height: usize, low: f32, high: f32) -
         let y = top + ((1.0 - share) * height as f64).round() as i32;
         let value = f64::from(low) + share * f64::from(high - low);
         area.draw(&PathElement::new([(x + 24, y), (x + 30, y)], INK.stroke_width(1)))?;
-        area.draw(&Text::new(format!("{value:.2}"), (x + 36, y), text_style(SMALL, INK, HPos::Left, VPos::Center)))?;
+        area.draw(&Text::new(
+            format!("{value:.2}"),
+            (x + 36, y + TEXT_DROP),
+            text_style(SMALL, INK, HPos::Left, VPos::Center),
+        ))?;
     }
     area.draw(&Text::new("cosine", (x, top - 34), text_style(SMALL, INK, HPos::Left, VPos::Top)))?;
     Ok(())

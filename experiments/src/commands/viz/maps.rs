@@ -45,6 +45,9 @@ pub struct Maps {
     pub how: OffObject,
 }
 
+/// Whether the second token is off the first one's object.
+type IsOff<'a> = Box<dyn Fn(usize, usize) -> bool + 'a>;
+
 impl Maps {
     /// # Shapes
     /// * `tokens`: `[1, grid.tokens(), channels]`
@@ -60,7 +63,7 @@ impl Maps {
         let row = |token: usize| &kernel[token * count..(token + 1) * count];
         let cells: Vec<usize> =
             anchors.iter().map(|anchor| anchor.cell(grid)).map(|(y, x)| y * grid.columns + x).collect();
-        let (from, is_off, how): (Vec<usize>, Box<dyn Fn(usize, usize) -> bool>, _) = match mask {
+        let (from, is_off, how): (Vec<usize>, IsOff<'_>, _) = match mask {
             Some(mask) => {
                 let object = (0..count).filter(|token| mask[*token] > 0.5).collect();
                 (object, Box::new(|_, token| mask[token] <= 0.5), OffObject::Mask)

@@ -79,8 +79,8 @@ impl Run {
             tap_features(plan, &assembly, &model, images, &taps, noise_level, &streams)
         })?;
         for (tap, tokens) in taps.iter().zip(inside) {
+            rows.push(Row { label: format!("{name} block {tap}"), grid, tokens: tokens.clone() });
             rows.extend(self.projected(*tap, &tokens, &assembly, &model));
-            rows.push(Row { label: format!("{name} block {tap}"), grid, tokens });
         }
         Ok(rows)
     }

@@ -46,10 +46,10 @@ impl Default for LinearProbe {
 }
 
 impl LinearProbe {
-    /// For features that are encoded once and kept: small batches and plain momentum.
-    pub fn cached() -> Self {
+    /// For `count` features that are encoded once and kept: small batches, ten an epoch at least, and plain momentum.
+    pub fn cached(count: usize) -> Self {
         let lars = Lars { trust: None, ..Lars::default() };
-        Self { batch_size: 256, lars, ..Self::default() }
+        Self { batch_size: (count / 10).clamp(1, 256), lars, ..Self::default() }
     }
 
     /// Learning rate at a fraction of an epoch: linear warm-up from 0, then half a cosine to 0.
@@ -117,7 +117,7 @@ const BIAS: usize = 3;
 
 struct Head {
     params: Vec<Tensor<2>>,
-    running: [Tensor<2>; 2], // mean and variance, [1, channels]
+    running: Option<[Tensor<2>; 2]>, // mean and variance, [1, channels]
     state: LarsState,
 }
 
@@ -131,7 +131,7 @@ impl Head {
         let weight = Tensor::from_data(TensorData::new(values, [num_classes, channels]), device);
         Self {
             params: vec![row(1.0, channels), row(0.0, channels), weight, row(0.0, num_classes)],
-            running: [row(0.0, channels), row(1.0, channels)],
+            running: None,
             state: LarsState::default(),
         }
     }
@@ -143,9 +143,16 @@ impl Head {
         let mean = x.clone().mean_dim(0);
         let variance = (x.clone() - mean.clone()).square().mean_dim(0);
         let unbiased = variance.clone() * (count as f64 / count.saturating_sub(1).max(1) as f64);
-        for (running, seen) in self.running.iter_mut().zip([mean.clone(), unbiased]) {
-            *running = running.clone() * (1.0 - NORM_MOMENTUM) + seen * NORM_MOMENTUM;
-        }
+        let seen = [mean.clone(), unbiased];
+        // PyTorch starts at mean 0 and variance 1; where an epoch has few steps, tiny features would vanish in that.
+        self.running = Some(match self.running.take() {
+            None => seen,
+            Some(known) => {
+                let [mean, variance] =
+                    [0, 1].map(|i| known[i].clone() * (1.0 - NORM_MOMENTUM) + seen[i].clone() * NORM_MOMENTUM);
+                [mean, variance]
+            }
+        });
         let normalized = Tensor::from_inner((x - mean) / (variance + NORM_EPS).sqrt());
         let labels: Vec<i64> = batch.iter().map(|&idx| data.labels[idx] as i64).collect();
         let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [count]), &device.clone().autodiff());
@@ -161,7 +168,7 @@ impl Head {
 
     fn accuracy(&self, data: &ProbeFeatures, device: &Device) -> f64 {
         let channels = data.channels();
-        let [mean, variance] = self.running.clone();
+        let Some([mean, variance]) = self.running.clone() else { return 0.0 };
         let mut right = 0;
         for (rows, labels) in data.mean.chunks(EVALUATED_AT_ONCE * channels).zip(data.labels.chunks(EVALUATED_AT_ONCE))
         {
@@ -216,7 +223,7 @@ mod tests {
     fn classes_that_a_line_divides_are_learned_in_both_modes() {
         let (train, val) = (Arc::new(features(600, "train")), features(150, "val"));
         for (settings, expected) in [
-            (LinearProbe { epochs: 30, warmup_epochs: 3, ..LinearProbe::cached() }, 0.97),
+            (LinearProbe { epochs: 30, warmup_epochs: 3, ..LinearProbe::cached(600) }, 0.97),
             (LinearProbe { base_learning_rate: 3.0, ..LinearProbe::default() }, 0.97),
         ] {
             let report = linear_probe(settings, 3, &val, &Device::flex(), |_| Ok(train.clone())).unwrap();

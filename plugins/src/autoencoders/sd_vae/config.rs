@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::first_names;
 use super::network::AutoencoderKl;
+use super::published::published;
 
 /// `sd_vae`: latent diffusion's autoencoder with a Gaussian posterior; samples are normalized draws from it.
 ///
@@ -111,8 +112,8 @@ impl Default for SdVaeConfig {
     }
 }
 
-const PUBLISHED_WEIGHTS: &str = "sdvae-ft-mse-f8d4.pt";
-const PUBLISHED_STATS: &str = "sdvae-ft-mse-f8d4-latents-stats.pt";
+pub(super) const PUBLISHED_WEIGHTS: &str = "sdvae-ft-mse-f8d4.pt";
+pub(super) const PUBLISHED_STATS: &str = "sdvae-ft-mse-f8d4-latents-stats.pt";
 
 /// All sizes, worked out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -125,7 +126,7 @@ pub(super) struct Sizes {
 }
 
 impl Size {
-    fn sizes(self) -> Sizes {
+    pub(super) fn sizes(self) -> Sizes {
         let (channels, latent_channels, num_groups, attention_levels) = match self {
             Self::F8d4 => (vec![128, 256, 512, 512], 4, 32, vec![]),
             // The deepest level is 16 x 16 at the 256 pixels it was made for, where the reference attends.
@@ -218,10 +219,23 @@ impl SdVaeConfig {
         let sizes = self.sizes()?;
         let seed = if let Weights::Random { seed } = self.weights { seed } else { 0 };
         let network = AutoencoderKl::new(&sizes, norm, &ParamBuilder::new(device, seed));
-        let Some(path) = self.weight_file(weights_dir) else { return Ok(Box::new(network)) };
-        let load = || load_state_dict(network, first_names(read_weights(&path)?, sizes.channels.len())?);
-        Ok(Box::new(load().with_context(|| format!("`{}`", path.display()))?))
+        match self.weight_file(weights_dir) {
+            Some(path) => Ok(Box::new(filled(network, &sizes, &path)?)),
+            None => Ok(Box::new(network)),
+        }
     }
+
+    /// The network with the weights of this file, for whoever checks one.
+    pub(super) fn network_from(&self, path: &Path) -> Result<AutoencoderKl> {
+        let sizes = self.sizes()?;
+        let norm = LatentNorm::fixed(1.0, sizes.latent_channels)?;
+        filled(AutoencoderKl::new(&sizes, norm, &ParamBuilder::new(&Device::flex(), 0)), &sizes, path)
+    }
+}
+
+fn filled(network: AutoencoderKl, sizes: &Sizes, path: &Path) -> Result<AutoencoderKl> {
+    let load = || load_state_dict(network, first_names(read_weights(path)?, sizes.channels.len())?);
+    load().with_context(|| format!("`{}`", path.display()))
 }
 
 #[typetag::serde(name = "sd_vae")]
@@ -237,16 +251,20 @@ impl AutoencoderConfig for SdVaeConfig {
     }
 
     fn weights(&self, weights_dir: &Path) -> Vec<WeightFile> {
-        let published = "huggingface-cli download REPA-E/iREPA-collections --local-dir .";
         let file = |path: PathBuf, command: &str| WeightFile { path, command: command.into() };
+        let published = |path: PathBuf| {
+            let known = published().into_iter().find(|weights| path.ends_with(&weights.file));
+            let command = known.map_or(String::new(), |weights| weights.command(&path));
+            WeightFile { path, command }
+        };
         let is_own = |path: &PathBuf| !path.starts_with(weights_dir);
         let weights = self.weight_file(weights_dir).map(|path| match is_own(&path) {
             true => file(path, "the path is the recipe's own: correct autoencoder.weights.path"),
-            false => file(path, published),
+            false => published(path),
         });
         let stats = self.stats_file(weights_dir).map(|path| match is_own(&path) {
             true => file(path, "`cargo xtask prepare latents` writes the statistics of its latents"),
-            false => file(path, published),
+            false => published(path),
         });
         weights.into_iter().chain(stats).collect()
     }

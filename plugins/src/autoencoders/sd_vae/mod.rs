@@ -3,6 +3,7 @@
 mod config;
 mod names;
 mod network;
+mod published;
 
 pub use config::{Norm, SdVaeConfig, Size, Weights};
 pub use names::first_names;

@@ -292,7 +292,7 @@ mod tests {
         };
         let dict: StateDict = state_dict(&slot(&tiny(), false)).into_iter().map(|(n, v)| (n, shake(v))).collect();
         let predict = |time_reversed: bool, t: [f32; 2]| {
-            let network = slot(&SiTConfig { time_reversed, ..tiny() }, false);
+            let network = slot(&SiTConfig { time_reversed, time_scale: 100.0, ..tiny() }, false);
             let network = load_state_dict(network, dict.clone()).unwrap();
             let x = Tensor::<4>::ones([2, 3, 10, 14], &device);
             let times = Times::at(Tensor::from_floats(t, &device));

@@ -244,7 +244,7 @@ mod tests {
                 hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
             }
         }
-        assert_eq!(hash, 0);
+        assert_eq!(hash, 14_257_610_660_671_665_569);
     }
 
     #[test]

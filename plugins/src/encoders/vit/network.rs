@@ -158,11 +158,9 @@ impl VisionTransformer {
         let mut x = self.patch_embed.proj.forward(pixels);
         let [batch, num_patches, _] = x.dims();
         let repeated = |token: &Param<Tensor<3>>| token.val().repeat_dim(0, batch);
-        let before = |token: &Option<Param<Tensor<3>>>, x| match token {
-            Some(token) => Tensor::cat(vec![repeated(token), x], 1),
-            None => x,
-        };
-        x = before(&self.cls_token, x);
+        if let Some(class_token) = &self.cls_token {
+            x = Tensor::cat(vec![repeated(class_token), x], 1);
+        }
         if let Some(positions) = &self.pos_embed {
             x = x + positions.val();
         }

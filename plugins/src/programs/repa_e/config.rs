@@ -69,7 +69,7 @@ impl ProgramConfig for RepaEConfig {
         trained_autoencoder(config, read("vae")?, &read("latents-stats")?, device)
     }
 
-    fn weights(&self, weights_dir: &Path) -> Vec<WeightFile> {
+    fn weights(&self, _image_size: usize, weights_dir: &Path) -> Vec<WeightFile> {
         self.loss.weights(weights_dir)
     }
 

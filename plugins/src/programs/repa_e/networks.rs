@@ -15,7 +15,8 @@ use realign::data::latents::LatentNorm;
 use realign::erase::Slot;
 use realign::nn::{BatchNorm2d, ParamBuilder};
 use realign::plugin::{
-    AutoencoderKind, BackboneKind, Condition, Draws, Objective, ObjectiveInput, ProjectorKind, TapsOnly,
+    AutoencoderKind, BackboneKind, Condition, ConditionerKind, Draws, Objective, ObjectiveInput, ProjectorKind,
+    TapsOnly,
 };
 use realign::reconstruction::{Reconstruction, ReconstructionLoss};
 use realign::train::{Alignment, TrainModel};
@@ -30,6 +31,8 @@ pub struct LatentModel {
     pub backbone: Slot<BackboneKind>,
     /// One projector for each encoder of each alignment term.
     pub projectors: Vec<Slot<ProjectorKind>>,
+    /// The conditioner, where it trains with the network.
+    pub conditioner: Option<Slot<ConditionerKind>>,
     /// Normalizes latents; without parameters, so that scale cannot buy a lower loss.
     pub bn: BatchNorm2d,
 }
@@ -37,14 +40,14 @@ pub struct LatentModel {
 impl LatentModel {
     /// The norm begins with the statistics that `norm` knows: mean `bias` and variance `scale⁻²`.
     pub fn new(model: TrainModel, norm: &LatentNorm, momentum: f64, device: &Device) -> Self {
-        let TrainModel { backbone, projectors } = model;
+        let TrainModel { backbone, projectors, conditioner } = model;
         let channels = norm.scale().len();
         let mut bn = BatchNorm2d::new(&ParamBuilder::new(device, 0), channels, None, EPS, momentum);
         let values = |values: Vec<f32>| Tensor::from_data(TensorData::new(values, [channels]), device);
         let variance = norm.scale().iter().map(|scale| scale.powi(-2)).collect();
         bn.running_mean = bn.running_mean.map(|_| values(norm.bias().to_vec()));
         bn.running_var = bn.running_var.map(|_| values(variance));
-        Self { backbone, projectors, bn }
+        Self { backbone, projectors, conditioner, bn }
     }
 
     /// The normalization that a stand-alone autoencoder gets: the running statistics, without eps as the reference.
@@ -59,7 +62,11 @@ impl LatentModel {
 
     /// Network and projectors, for whoever samples.
     pub fn train_model(&self) -> TrainModel {
-        TrainModel { backbone: self.backbone.clone(), projectors: self.projectors.clone() }
+        TrainModel {
+            backbone: self.backbone.clone(),
+            projectors: self.projectors.clone(),
+            conditioner: self.conditioner.clone(),
+        }
     }
 }
 

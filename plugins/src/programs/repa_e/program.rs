@@ -74,9 +74,11 @@ impl Program for RepaE {
         let (objective, alignment) = (&*assembly.objective, &assembly.alignment);
         let training = assembly.device.clone().autodiff();
         let images = images(batch, &assembly.device)?;
-        let targets = alignment.targets(&images, step)?;
-        let condition = assembly.conditioner.condition(&batch.labels, &batch.captions, &training)?;
-        let null = assembly.conditioner.null(batch.labels.len(), &training);
+        let targets = alignment.targets(step, |_, encoder| Ok(encoder.encode(images.clone())?.tokens))?;
+        let model = networks.model.train_model();
+        let conditioner = assembly.conditioner(&model);
+        let condition = conditioner.condition(&batch.labels, &batch.captions, &training)?;
+        let null = conditioner.null(batch.labels.len(), &training);
 
         let noise = |count| streams.normal("posterior", count);
         let pictures = Reconstruction::new(&*networks.vae, Tensor::from_inner(images), noise)?;
