@@ -51,6 +51,14 @@ impl Condition {
         }
     }
 
+    /// The same conditions; no gradient reaches what made them.
+    pub fn detach(self) -> Self {
+        match self {
+            Self::Text(text) => Self::Text(text.detach()),
+            kept => kept,
+        }
+    }
+
     /// The conditions for a network without autodiff.
     pub fn inner(self) -> Self {
         match self {

@@ -135,8 +135,8 @@ impl Networks {
         let frozen = TapsOnly { backbone: self.model.backbone.clone().no_grad() };
         let input = ObjectiveInput {
             x0: self.model.bn.forward_eval(pictures.latents.clone()),
-            condition: batch.condition.clone(),
-            null: batch.null.clone(),
+            condition: batch.condition.clone().detach(),
+            null: batch.null.clone().detach(),
             draws: Draws { drop: None, ..batch.draws.clone() },
             taps: &taps,
         };
