@@ -6,6 +6,7 @@ pub mod evaluation;
 pub mod measuring;
 pub mod plot;
 pub mod progress;
+pub mod reproduce;
 pub mod table;
 
 /// The plugin crates that `Cargo.toml` lists; naming them links their registrations into the program.

@@ -70,6 +70,11 @@ pub fn pictures_bar(num: usize) -> ProgressBar {
     bar(Some(num as u64), target).with_message("pictures")
 }
 
+/// A bar whose length and place come later, among others.
+pub fn run_bar() -> ProgressBar {
+    bar(None, ProgressDrawTarget::hidden())
+}
+
 fn bar(len: Option<u64>, target: ProgressDrawTarget) -> ProgressBar {
     let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(len, target).with_style(style)

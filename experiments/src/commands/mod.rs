@@ -18,11 +18,13 @@ pub mod export;
 pub mod import;
 pub mod metrics;
 pub mod new;
+pub mod plot;
 pub mod plugins;
 pub mod prepare;
 pub mod probe;
 pub mod rank;
 pub mod recipe_args;
+pub mod reproduce;
 pub mod run;
 pub mod sample;
 pub mod viz;
@@ -55,6 +57,10 @@ pub enum Command {
     Viz(viz::Viz),
     /// Accuracy of linear and nearest-neighbor probes on encoders' features
     Probe(probe::Probe),
+    /// A table or figure of the paper, run again, with a report
+    Reproduce(reproduce::Reproduce),
+    /// Curves of one run or several
+    Plot(plot::Plot),
     /// Every plugin by kind, with its settings
     Plugins(plugins::Plugins),
     /// Published weights: list, get, verify
@@ -86,6 +92,8 @@ impl Command {
             Self::Correlate(command) => command.run(out),
             Self::Viz(command) => command.run(out),
             Self::Probe(command) => command.run(out),
+            Self::Reproduce(command) => command.run(out),
+            Self::Plot(command) => command.run(out),
             Self::Plugins(command) => command.run(out),
             Self::Weights(command) => command.run(out),
             Self::Import(command) => command.run(out),

@@ -126,7 +126,10 @@ pub fn run_dir(
 }
 
 /// Set by the first SIGINT or SIGTERM; the second ends the program at once.
-fn stop_flag() -> Result<Arc<AtomicBool>> {
+///
+/// # Errors
+/// The system refuses.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         flag::register_conditional_shutdown(signal, 130, stop.clone()).context("cannot watch for signals")?;

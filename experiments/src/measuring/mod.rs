@@ -1,6 +1,7 @@
 //! Encoders and pictures as the command line names them, and measuring the ones on the others.
 
 mod encoders;
+pub mod history;
 mod measure;
 pub mod paper;
 mod pictures;

@@ -76,7 +76,7 @@ pub fn text_style(size: f64, color: RGBColor, horizontal: HPos, vertical: VPos) 
 }
 
 /// Makes the fonts known, once; without them plotters would look for those of the system.
-fn font() -> Result<()> {
+pub(super) fn font() -> Result<()> {
     static REGISTERED: Once = Once::new();
     let mut is_good = true;
     REGISTERED.call_once(|| {

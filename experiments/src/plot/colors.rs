@@ -11,6 +11,14 @@ pub const RED: RGBColor = RGBColor(226, 34, 42);
 /// What was measured.
 pub(super) const BLUE: RGBColor = RGBColor(45, 105, 170);
 
+/// Colors of lines that are told apart (Okabe and Ito, 2008, without yellow), in turn.
+pub fn series(i: usize) -> RGBColor {
+    const COLORS: [[u8; 3]; 7] =
+        [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [230, 159, 0], [90, 90, 90]];
+    let [red, green, blue] = COLORS[i % COLORS.len()];
+    RGBColor(red, green, blue)
+}
+
 /// Every 32nd color of viridis (Smith and van der Walt, 2015), and its last.
 const STOPS: [[u8; 3]; 9] = [
     [68, 1, 84],

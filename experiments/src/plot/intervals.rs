@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use plotters::chart::{ChartBuilder, LabelAreaPosition};
+use plotters::coord::Shift;
 use plotters::element::{Circle, PathElement, Text};
-use plotters::prelude::Color;
+use plotters::prelude::{Color, DrawingArea, DrawingBackend};
 use plotters::style::text_anchor::{HPos, VPos};
 use realign::eval::bootstrap::Interval;
 
@@ -35,53 +36,71 @@ pub struct IntervalRow {
 /// # Errors
 /// Drawing fails.
 pub fn interval_chart(title: &str, subtitle: &str, axis: &str, rows: &[IntervalRow]) -> Result<Canvas> {
-    let height = ABOVE + LINE * rows.len().max(1) + BELOW;
-    let mut canvas = Canvas::new(WIDTH, height);
+    let [width, height] = interval_size(rows.len());
+    let mut canvas = Canvas::new(width, height);
+    canvas.draw(|area| draw_intervals(area, [title, subtitle, axis], rows))?;
+    Ok(canvas)
+}
+
+/// Width and height of a figure of so many rows, in pixels.
+pub fn interval_size(rows: usize) -> [usize; 2] {
+    [WIDTH, ABOVE + LINE * rows.max(1) + BELOW]
+}
+
+/// As [`interval_chart`], on any page of [`interval_size`].
+///
+/// # Errors
+/// Drawing fails.
+pub fn draw_intervals<B>(
+    area: &DrawingArea<B, Shift>,
+    [title, subtitle, axis]: [&str; 3],
+    rows: &[IntervalRow],
+) -> Result<()>
+where
+    B: DrawingBackend,
+    B::ErrorType: 'static,
+{
     let values = rows.iter().flat_map(|row| [row.interval.low, row.interval.mean, row.interval.high]);
     let x = range(values, 0.08);
     let digits = digits(&x);
-    canvas.draw(|area| {
-        area.draw(&Text::new(title.to_string(), (24, 18), text_style(TEXT * 1.2, INK, HPos::Left, VPos::Top)))?;
-        area.draw(&Text::new(subtitle.to_string(), (24, 52), text_style(TEXT * 0.8, INK, HPos::Left, VPos::Top)))?;
-        let mut chart = ChartBuilder::on(area)
-            .margin_top(ABOVE as u32)
-            .margin_left(NAMES as u32)
-            .margin_right(NOTES as u32)
-            .margin_bottom(12)
-            .set_label_area_size(LabelAreaPosition::Bottom, (BELOW - 12) as u32)
-            .build_cartesian_2d(x, 0.0..rows.len().max(1) as f64)?;
-        chart
-            .configure_mesh()
-            .disable_y_mesh()
-            .light_line_style(PALE.mix(0.0))
-            .bold_line_style(PALE)
-            .axis_style(INK)
-            .x_labels(8)
-            .x_label_formatter(&|value| format!("{value:.digits$}"))
-            .label_style(text_style(TEXT * 0.8, INK, HPos::Center, VPos::Top))
-            .axis_desc_style(text_style(TEXT, INK, HPos::Center, VPos::Top))
-            .x_desc(axis)
-            .draw()?;
-        for (i, row) in rows.iter().enumerate() {
-            let y = rows.len() as f64 - i as f64 - 0.5;
-            let pixel = (ABOVE + i * LINE + LINE / 2) as i32 + TEXT_DROP;
-            let name = text_style(TEXT, INK, HPos::Right, VPos::Center);
-            area.draw(&Text::new(row.name.clone(), (NAMES as i32 - 16, pixel), name))?;
-            let note = text_style(TEXT * 0.85, INK, HPos::Left, VPos::Center);
-            area.draw(&Text::new(row.note.clone(), ((WIDTH - NOTES) as i32 + 14, pixel), note))?;
-            let Interval { mean, low, high } = row.interval;
-            if !mean.is_finite() {
-                continue;
-            }
-            let strokes =
-                [[(low, y), (high, y)], [(low, y - 0.12), (low, y + 0.12)], [(high, y - 0.12), (high, y + 0.12)]];
-            let drawn = strokes.into_iter().filter(|stroke| stroke.iter().all(|(x, _)| x.is_finite()));
-            chart.draw_series(drawn.map(|stroke| PathElement::new(stroke.to_vec(), BLUE.stroke_width(2))))?;
-            chart.draw_series([Circle::new((mean, y), 8, BLUE.filled())])?;
+    area.draw(&Text::new(title.to_string(), (24, 18), text_style(TEXT * 1.2, INK, HPos::Left, VPos::Top)))?;
+    area.draw(&Text::new(subtitle.to_string(), (24, 52), text_style(TEXT * 0.8, INK, HPos::Left, VPos::Top)))?;
+    let mut chart = ChartBuilder::on(area)
+        .margin_top(ABOVE as u32)
+        .margin_left(NAMES as u32)
+        .margin_right(NOTES as u32)
+        .margin_bottom(12)
+        .set_label_area_size(LabelAreaPosition::Bottom, (BELOW - 12) as u32)
+        .build_cartesian_2d(x, 0.0..rows.len().max(1) as f64)?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .light_line_style(PALE.mix(0.0))
+        .bold_line_style(PALE)
+        .axis_style(INK)
+        .x_labels(8)
+        .x_label_formatter(&|value| format!("{value:.digits$}"))
+        .label_style(text_style(TEXT * 0.8, INK, HPos::Center, VPos::Top))
+        .axis_desc_style(text_style(TEXT, INK, HPos::Center, VPos::Top))
+        .x_desc(axis)
+        .draw()?;
+    for (i, row) in rows.iter().enumerate() {
+        let y = rows.len() as f64 - i as f64 - 0.5;
+        let pixel = (ABOVE + i * LINE + LINE / 2) as i32 + TEXT_DROP;
+        let name = text_style(TEXT, INK, HPos::Right, VPos::Center);
+        area.draw(&Text::new(row.name.clone(), (NAMES as i32 - 16, pixel), name))?;
+        let note = text_style(TEXT * 0.85, INK, HPos::Left, VPos::Center);
+        area.draw(&Text::new(row.note.clone(), ((WIDTH - NOTES) as i32 + 14, pixel), note))?;
+        let Interval { mean, low, high } = row.interval;
+        if !mean.is_finite() {
+            continue;
         }
-        Ok(())
-    })?;
-    Ok(canvas)
+        let strokes = [[(low, y), (high, y)], [(low, y - 0.12), (low, y + 0.12)], [(high, y - 0.12), (high, y + 0.12)]];
+        let drawn = strokes.into_iter().filter(|stroke| stroke.iter().all(|(x, _)| x.is_finite()));
+        chart.draw_series(drawn.map(|stroke| PathElement::new(stroke.to_vec(), BLUE.stroke_width(2))))?;
+        chart.draw_series([Circle::new((mean, y), 8, BLUE.filled())])?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
