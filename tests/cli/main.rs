@@ -7,6 +7,7 @@ mod generate;
 mod mistakes;
 mod pictures;
 mod program;
+mod reproduce;
 mod run_folders;
 mod spatial;
 mod weights;

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use std::{ffi::OsString, process::ExitCode};
 
 /// Commands the `realign` program answers.
-const HANDED_OVER: [&str; 16] = [
+const HANDED_OVER: [&str; 18] = [
     "run",
     "sample",
     "explain",
@@ -22,6 +22,8 @@ const HANDED_OVER: [&str; 16] = [
     "viz",
     "probe",
     "prepare",
+    "reproduce",
+    "plot",
 ];
 /// Commands answered here.
 const OWN: [&str; 4] = ["test", "doctor", "libtorch", "help"];
@@ -39,6 +41,8 @@ Usage: cargo xtask <COMMAND> [OPTIONS]
   viz               self-similarity of features as heat maps
   correlate FILE    a metric against FID over encoders
   probe             linear and nearest-neighbor probes of encoders
+  reproduce TABLE   a table or figure of the paper, run again, with a report
+  plot RUN          curves of one run or several
   plugins           every plugin by kind, with its settings
   weights           what others published: list, get, verify
   import FILE       make a run of a published generator

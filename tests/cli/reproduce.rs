@@ -1,0 +1,265 @@
+//! Tables run again: what is missing is done once, also by two programs at a time and after a kill.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use realign::recipe::Settings;
+use realign_experiments::evaluation::result::{Evaluation, EvaluationSettings, Measured, ReferenceUsed, SCHEMA};
+use realign_experiments::reproduce::{Assessment, Scale, Tables, trainings};
+
+use crate::program::{Answer, Desk, project};
+
+/// Two methods, two steps, two pictures.
+const TABLE: &str = "
+title: Two steps
+source: a test
+metrics: [fid]
+arms: {REPA: sit-repa.yaml, iREPA: sit-irepa.yaml}
+sample: {cfg_scale: 1.0}
+pictures: 2
+rows:
+  - {label: REPA, arm: REPA, paper: '20.5'}
+  - {label: iREPA, arm: iREPA, paper: '10.5'}
+";
+const SETS: [&str; 10] = [
+    "train.global_batch_size=4",
+    "train.micro_batch_size=4",
+    "train.schedule.warmup_steps=0",
+    "backbone.depth=2",
+    "backbone.hidden_size=64",
+    "alignment.0.encoder_depth=1",
+    "sample.num_preview=0",
+    "sample.sampler.num_steps=1",
+    "log.classifier=false",
+    "log.checkpoint_every=2",
+];
+
+fn desk() -> Desk {
+    let desk = Desk::new();
+    desk.write("two.yaml", TABLE);
+    desk
+}
+
+fn args<'a>(steps: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let sets = SETS.iter().flat_map(|set| ["--set", set]);
+    ["reproduce", "two.yaml", "--set", steps].into_iter().chain(sets).chain(more.iter().copied()).collect()
+}
+
+/// The run folders and results of the table, as the program names them.
+fn results(desk: &Desk, steps: &str, seeds: u64) -> Vec<Assessment> {
+    let tables = Tables::read().unwrap();
+    let (_, table) = tables.table(desk.path("two.yaml").to_str().unwrap()).unwrap();
+    let sets: Vec<String> = [steps].iter().chain(&SETS).map(|set| set.to_string()).collect();
+    let (settings, recipes, runs) = (Settings::default(), desk.path("recipes"), desk.path("runs/reproduce"));
+    let scale = Scale {
+        settings: &settings,
+        recipes: &recipes,
+        runs: &runs,
+        profile: "demo",
+        is_paper: false,
+        sets: &sets,
+        other: vec![],
+    };
+    let (runs, _) = trainings(&table.entries(&tables, false).unwrap(), &scale, seeds).unwrap();
+    runs.into_iter().flat_map(|run| run.stages).flat_map(|stage| stage.assessments).collect()
+}
+
+/// Writes results as `eval` would, so that a test need not wait for it; `values` are those of the rows.
+fn evaluated(desk: &Desk, steps: &str, seeds: u64, values: &[f64]) {
+    for (result, value) in results(desk, steps, seeds).iter().zip(values) {
+        let number = Measured {
+            value: *value,
+            low: Some(value - 0.5),
+            high: Some(value + 0.5),
+            convention: "shapes_net".into(),
+            by_seed: vec![*value],
+            spread: None,
+        };
+        let settings = EvaluationSettings {
+            recipe: None,
+            recipe_digest: None,
+            sample: None,
+            autoencoder: None,
+            num_samples: 7,
+            seeds: vec![0],
+            picture_size: [32, 32],
+            features: vec![],
+            reference: ReferenceUsed { source: "data".into(), digest: None, num_images: None },
+            bootstrap: 9,
+            realign: "0".into(),
+            libtorch: None,
+            device: "a test".into(),
+        };
+        let metrics = [("fd_shapes_net".to_string(), number)].into();
+        let found = Evaluation { schema: SCHEMA, source: "run".into(), step: Some(2), metrics, settings };
+        fs::create_dir_all(result.result.parent().unwrap()).unwrap();
+        found.write(&result.result).unwrap();
+    }
+}
+
+fn report(desk: &Desk, ending: &str) -> String {
+    fs::read_to_string(desk.path("runs/reproduce/two-demo").join(ending)).unwrap()
+}
+
+/// How often each run was trained: the lines with which a child began.
+fn num_trained(run_dir: &Path) -> usize {
+    let log = fs::read_to_string(run_dir.join("reproduce.log")).unwrap_or_default();
+    log.lines().filter(|line| line.starts_with("realign run ")).count()
+}
+
+fn run_dirs(results: &[Assessment]) -> Vec<PathBuf> {
+    results.iter().map(|one| one.result.parent().unwrap().parent().unwrap().to_path_buf()).collect()
+}
+
+#[test]
+fn a_table_is_run_once_and_reported_beside_the_paper() {
+    let (desk, steps) = (desk(), "train.steps=2");
+    evaluated(&desk, steps, 1, &[9.0, 4.0]);
+    let answer = desk.run(&args(steps, &[]));
+    answer.assert_done();
+    assert!(answer.out.contains("2 runs, 0 of them finished before"), "{}", answer.out);
+    assert!(answer.out.contains("iREPA better than REPA: holds"), "{}", answer.out);
+    let page = report(&desk, "report.html");
+    for words in [
+        "small-scale repetition",
+        "`fd_shapes_net` is not FID".replace('`', "").as_str(),
+        "One seed",
+        "7 samples",
+        "10.5 &lt; 20.5",
+        "class=\"holds\"",
+        "data:image/png;base64",
+        "<svg",
+        "hog, block 1 of 2",
+        "-48.8 %",
+    ] {
+        let plain = page.replace("<code>", "").replace("</code>", "");
+        assert!(plain.contains(words), "{words}: {plain}");
+    }
+    assert!(
+        !page.contains("<script") && !page.contains("http://") || !page.contains("src=\"http"),
+        "it needs other files"
+    );
+    let table = report(&desk, "results.csv");
+    assert!(table.lines().any(|line| line.contains(",iREPA,fid,10.5,")), "{table}");
+    assert!(table.lines().any(|line| line.contains(",iREPA,fd_shapes_net,,4,")), "{table}");
+    assert!(report(&desk, "report.md").contains("![fd_shapes_net of each run](runs.svg)"));
+    // The same command again has nothing to do.
+    let answer = desk.run(&args(steps, &[]));
+    answer.assert_done();
+    assert!(answer.out.contains("2 runs, 2 of them finished before"), "{}", answer.out);
+    let folders = run_dirs(&results(&desk, steps, 1));
+    assert_eq!(folders.iter().map(|folder| num_trained(folder)).collect::<Vec<_>>(), [1, 1]);
+    let answer = desk.run(&["plot", "runs/reproduce", "--metric", "train/loss", "--out", "curves.svg"]);
+    answer.assert_done();
+    assert!(fs::read_to_string(desk.path("curves.svg")).unwrap().contains("sit-irepa-demo"));
+    desk.run(&["plot", "runs/reproduce", "--metric", "train/los"]).assert_refused(&["did you mean `train/loss`?"]);
+    desk.run(&["plot", "recipes"]).assert_refused(&["`recipes`", "metrics.jsonl"]);
+}
+
+#[test]
+fn an_order_within_noise_and_one_that_is_reversed_are_called_so() {
+    let (desk, steps) = (desk(), "train.steps=2");
+    for (values, words) in [([9.0, 8.6], "within noise"), ([4.0, 9.0], "does not hold"), ([9.0, 4.0], "holds")] {
+        evaluated(&desk, steps, 1, &values);
+        let answer = desk.run(&args(steps, &["--report"]));
+        answer.assert_done();
+        assert!(answer.out.contains(&format!("iREPA better than REPA: {words}\n")), "{}", answer.out);
+    }
+    assert!(report(&desk, "report.md").contains("2 of 2 runs are not finished"));
+    // Three seeds of each row: REPA 9, 8, 7 and iREPA 6, 5, 4.
+    evaluated(&desk, steps, 3, &[9.0, 6.0, 8.0, 5.0, 7.0, 4.0]);
+    let answer = desk.run(&args(steps, &["--report", "--seeds", "3"]));
+    assert!(answer.out.contains("8.000 ± 1.000") && answer.out.contains("REPA: holds"), "{}", answer.out);
+}
+
+#[test]
+fn a_killed_table_goes_on_where_it_was_and_trains_nothing_twice() {
+    let (desk, steps) = (desk(), "train.steps=60");
+    evaluated(&desk, steps, 1, &[9.0, 4.0]);
+    let folders = run_dirs(&results(&desk, steps, 1));
+    let start = |more: &[&str]| desk.command(&args(steps, more)).stdout(Stdio::null()).spawn().unwrap();
+    let has_begun = |folder: &Path| {
+        folder.join("checkpoints/step-0000002").is_dir() || folder.join("checkpoints/step-0000004").is_dir()
+    };
+    let mut child = start(&[]);
+    let began = Instant::now();
+    while !has_begun(&folders[0]) && began.elapsed() < Duration::from_secs(120) {
+        std::thread::yield_now();
+    }
+    // As Ctrl-C does, the run below is told to save and end.
+    assert!(std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert!(child.wait().unwrap().success());
+    let log = fs::read_to_string(folders[0].join("reproduce.log")).unwrap();
+    assert!(log.contains("stopped and saved") || log.contains("60/60"), "{log}");
+    // Two programs at once share what is left.
+    let (mut one, mut two) = (start(&[]), start(&[]));
+    assert!(one.wait().unwrap().success() && two.wait().unwrap().success());
+    let answer = desk.run(&args(steps, &[]));
+    answer.assert_done();
+    assert!(answer.out.contains("2 of them finished before"), "{}", answer.out);
+    let counts: Vec<usize> = folders.iter().map(|folder| num_trained(folder)).collect();
+    assert!(counts[0] <= 2 && counts[1] == 1, "{counts:?}");
+    for folder in &folders {
+        let metrics = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+        let steps: Vec<u64> = metrics
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].as_u64())
+            .collect();
+        assert!(steps.windows(2).all(|pair| pair[0] <= pair[1]), "a step was lost or trained twice: {steps:?}");
+        assert_eq!(steps.last(), Some(&60));
+    }
+}
+
+#[test]
+fn a_run_that_fails_is_told_and_does_not_stop_the_others() {
+    let (desk, steps) = (desk(), "train.steps=2");
+    evaluated(&desk, steps, 1, &[9.0, 4.0]);
+    let folders = run_dirs(&results(&desk, steps, 1));
+    desk.write(
+        &format!("runs/reproduce/{}/recipe.yaml/in-the-way", folders[0].file_name().unwrap().to_str().unwrap()),
+        "",
+    );
+    let answer = desk.run(&args(steps, &[]));
+    assert_eq!(answer.code, 1, "{}", answer.out);
+    assert!(answer.out.contains("failed: REPA") && answer.out.contains("recipe.yaml"), "{}", answer.out);
+    assert!(folders[1].join("checkpoints/step-0000002").is_dir());
+    assert!(report(&desk, "report.md").contains("Failed: REPA"));
+}
+
+#[test]
+fn mistakes_are_answered_with_what_is_right() {
+    let desk = desk();
+    let refused = |words: &[&str], says: &[&str]| desk.run(&[&["reproduce"], words].concat()).assert_refused(says);
+    refused(&["tabel2"], &["unknown table `tabel2`", "did you mean `table2`?"]);
+    refused(&["table2", "--rows", "irepaa"], &["--rows irepaa", "did you mean `iREPA`?", "1 to 4"]);
+    refused(&["table2", "--other", "kernel"], &["--other kernel", "conv_kernel"]);
+    refused(&["table2", "--profile", "imagenet512"], &["imagenet512", "`imagenet256`", "`demo`"]);
+    refused(&["table2", "--set", "train.stepps=3"], &["train.stepps", "did you mean `steps`?"]);
+    refused(&["table2", "--profile", "imagenet256"], &["sit-repa.yaml", "data/imagenet/train", "sdvae"]);
+    desk.write("wrong.yaml", TABLE.replace("arm: iREPA", "arm: iRPA"));
+    refused(&["wrong.yaml"], &["a test: row 2 `iREPA`", "`iRPA` is none of the table's arms"]);
+}
+
+#[test]
+fn a_plan_says_hours_disk_and_downloads_and_runs_nothing() {
+    let desk = Desk::new();
+    let answer: Answer = desk.run(&["reproduce", "--plan", "table4"]);
+    answer.assert_done();
+    for words in [
+        "imagenet256",
+        "8 runs, 32 evaluations",
+        "GPU h",
+        "GB of checkpoints",
+        "dinov2_vitb14_pretrain.pth",
+        "138 GB",
+        "profile demo",
+    ] {
+        assert!(answer.out.contains(words), "{words}: {}", answer.out);
+    }
+    assert!(!desk.path("runs").exists());
+    let list = desk.run(&["reproduce"]).out;
+    assert!(list.contains("table2") && list.contains("fig28") && list.lines().count() == 31, "{list}");
+    assert!(project().join("docs/reproduce.md").is_file());
+}
