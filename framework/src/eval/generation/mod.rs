@@ -3,6 +3,7 @@
 
 pub mod frechet;
 pub mod manifold;
+pub mod measure;
 pub mod metric;
 pub mod mmd;
 pub mod moments;
@@ -12,6 +13,7 @@ pub mod table;
 
 pub use frechet::{FrechetReference, frechet_distance};
 pub use manifold::PrecisionRecall;
+pub use measure::{Collected, Measure, Measurement, Reference, gaussian};
 pub use metric::Metric;
 pub use mmd::{Discrepancy, discrepancy};
 pub use moments::{Gaussian, Moments};

@@ -113,6 +113,16 @@ impl Gaussian {
         Ok(Self { mean, covariance })
     }
 
+    /// The same, of a covariance that is written row by row.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn from_rows(mean: Vec<f64>, rows: &[f64]) -> Result<Self> {
+        let dim = mean.len();
+        ensure!(rows.len() == dim * dim, "{} values are no covariance of {dim} x {dim}", rows.len());
+        Self::new(mean, MatRef::from_row_major_slice(rows, dim, dim).to_owned())
+    }
+
     /// Values of the mean.
     pub fn dim(&self) -> usize {
         self.mean.len()
