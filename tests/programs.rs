@@ -10,14 +10,14 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use program::{Desk, project};
 use realign::burn;
-use realign::checkpoint::{TrainedAutoencoder, TrainedRun};
+use realign::checkpoint::{TrainedAutoencoder, TrainedEncoder, TrainedRun};
 use realign::erase::Slot;
 use realign::ops::{DeviceChoice, open};
 use realign::plugin::{AutoencoderKind, Draws};
-use realign::recipe::{Decayed, Layered, Plan, Settings};
+use realign::recipe::{Decayed, Job, Layered, Plan, Settings};
 use realign::reconstruction::{DiscriminatorSection, LossSection, Reconstruction, ReconstructionLoss};
 use realign::streams::Streams;
-use realign::train::{Assembly, Gradients, OptimizerSettings, build_model, example_images};
+use realign::train::{Assembly, Gradients, OptimizerSettings, ProgramRun, build_model, example_images};
 use realign::weights::{StateDict, load_state_dict, read_safetensors, state_dict};
 use realign_plugins::programs::repa_e::{LatentModel, Networks, TrainingBatch};
 
@@ -241,6 +241,69 @@ fn an_autoencoder_that_was_trained_serves_other_recipes_by_run_and_by_file() {
     assert!(answer.out.contains("recipes/vae.yaml --run-dir gone"), "{}", answer.out);
 }
 
+/// A small vision transformer for pictures of 16 pixels, with the keys given.
+fn of_an_encoder(keys: &str) -> Vec<String> {
+    let encoder = format!(
+        "program.encoder={{type: vit, preset: null, weights: random, hidden_size: 16, depth: 2, num_heads: 2, \
+         patch_size: 4, mlp_size: 24, position_grid: 3, normalization: half{keys}}}"
+    );
+    let sets = ["image_size=16", "program.grid=4", "program.validation.num_examples=6", "train.steps=4", "flip=0.5"];
+    let further = [
+        "train.ema=[{name: ema, decay: 0.5, warmup: none}]",
+        "train.global_batch_size=4",
+        "train.micro_batch_size=4",
+        "log.preview_every=2",
+        "log.every=1",
+    ];
+    sets.into_iter().chain(further).map(String::from).chain([encoder]).collect()
+}
+
+#[test]
+fn an_encoder_that_was_trained_is_a_target_with_the_weights_of_its_checkpoint() {
+    let desk = Desk::new();
+    // Registers, learned positions on another grid, rotation and a scale per channel: every sort of parameter.
+    let keys = ", num_registers: 2, rotary: perception, layer_scale: true, pre_norm: true";
+    let sets = of_an_encoder(keys);
+    run(&desk, "recipes/classification.yaml", "own", &sets.iter().map(String::as_str).collect::<Vec<_>>());
+    let first = desk.path("own/checkpoints/step-0000004");
+    let read = |name: &str| read_safetensors(&first.join(format!("{name}.safetensors"))).unwrap();
+    let (weights, average) = (read("encoder"), read("encoder-ema"));
+    assert!(weights.keys().eq(average.keys()) && weights != average);
+    let untrained = {
+        let sets: Vec<String> = sets.iter().cloned().chain(["device=flex".into()]).collect();
+        let recipe = project().join("recipes/classification.yaml");
+        let Job::Program(plan) = Job::new(&Layered::load(&recipe, None, &sets).unwrap()).unwrap() else {
+            panic!("a recipe without a diffusion model")
+        };
+        let mut start = ProgramRun::new(&plan).unwrap().program.weights();
+        start.retain(|name, _| name.starts_with("encoder."));
+        start
+    };
+    // A key's bias changes nothing, and it is part of `qkv.bias`, whose other parts do.
+    for (name, tensor) in &weights {
+        assert_ne!(*tensor, untrained[&format!("encoder.{name}")], "`{name}` was not trained");
+    }
+
+    let device = open(DeviceChoice::Flex).unwrap();
+    for (name, expected) in [(None, &average), (Some("ema"), &average), (Some("model"), &weights)] {
+        let trained = TrainedEncoder::open(&desk.path("own")).unwrap().unwrap();
+        assert_eq!(state_dict(&trained.build(None, name, &device).unwrap()), *expected);
+    }
+    let target = |keys: &str| format!("alignment.0.encoder={{type: checkpoint, run: own{keys}}}");
+    let aligned = |keys: &str| {
+        let mut args = vec!["check".to_string(), "recipes/sit-irepa.yaml".to_string()];
+        for set in ["image_size=16".to_string(), target(keys)] {
+            args.extend(["--set".to_string(), set]);
+        }
+        desk.run(&args.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    aligned("").assert_done();
+    aligned(", weights: model, step: 4").assert_done();
+    aligned(", layer: 1").assert_refused(&["trained an encoder", "layer"]);
+    aligned(", weights: ena").assert_refused(&["no weights `ena`", "`ema`"]);
+    aligned(", step: 3").assert_refused(&["no checkpoint of step 3"]);
+}
+
 #[test]
 fn what_cannot_be_trained_is_refused_with_the_reason() {
     let desk = Desk::new();
@@ -255,6 +318,8 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
     desk.run(&["check", "recipes/repa-e.yaml", "--set", "autoencoder={type: identity}"])
         .assert_refused(&["autoencoder.type", "`identity` has no posterior"]);
     desk.run(&["check", "recipes/repa-e.yaml", "--set", "alignment=[]"]).assert_refused(&["alignment", "at least one"]);
+    desk.run(&["check", "recipes/classification.yaml", "--set", "program.encoder=null"])
+        .assert_refused(&["program.encoder", "type: vit"]);
     desk.run(&["check", "recipes/repa-e.yaml", "--set", "train.micro_batch_size=8"])
         .assert_refused(&["train.micro_batch_size", "whole batch"]);
 }

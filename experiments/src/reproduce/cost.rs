@@ -18,8 +18,6 @@ const H100: f64 = 989e12; // dense bf16 operations per second, NVIDIA's data she
 const UTILIZATION: f64 = 0.4;
 /// Two CPU cores in f32: what the demo reaches with the encoder and previews counted in.
 const TWO_CORES: f64 = 60e9;
-const FULL_SAMPLES: f64 = 50_000.0;
-const SMALL_SAMPLES: f64 = 1_000.0;
 const F32: f64 = 4.0; // bytes
 
 /// What one run takes.
@@ -40,7 +38,7 @@ impl Cost {
     ///
     /// # Errors
     /// A plugin refuses the sizes.
-    pub fn of(training: &Training, settings: &[&Setting], is_paper: bool) -> Result<Self> {
+    pub fn of(training: &Training, settings: &[&Setting]) -> Result<Self> {
         let own: Vec<&&Setting> = settings.iter().filter(|setting| setting.run_dir == training.run_dir).collect();
         let plan = &own.first().context("a run belongs to no entry")?.plan;
         let costs = Costs::new(plan)?;
@@ -48,11 +46,10 @@ impl Cost {
         let steps = training.stages.last().map_or(0, |stage| stage.steps);
         let left = steps.saturating_sub(reached(&training.run_dir).unwrap_or(0)) as f64;
         let train_flops = left * (costs.flops_per_step + batch * encoder_flops(plan));
-        let num_samples = if is_paper { FULL_SAMPLES } else { SMALL_SAMPLES };
         let mut sample_flops = 0.0;
         for assessment in training.stages.iter().flat_map(|stage| &stage.assessments).filter(|one| !one.is_done()) {
             let found = own.iter().find(|setting| super::work::Assessment::of(setting) == *assessment);
-            sample_flops += found.map_or(0.0, |setting| num_samples * picture_flops(&setting.plan));
+            sample_flops += found.map_or(0.0, |setting| picture_flops(&setting.plan));
         }
         let downloads = plan.missing.iter().filter_map(|missing| match missing {
             Missing::Weights(file) => {
@@ -82,11 +79,12 @@ fn encoder_flops(plan: &Plan) -> f64 {
     named.map(of).sum()
 }
 
-/// Operations of one sample: evaluations of the network, twice where guidance acts.
+/// Operations of one evaluation's samples: passes of the network, twice where guidance acts.
 fn picture_flops(plan: &Plan) -> f64 {
     let sample = &plan.recipe.sample;
     let guided = if sample.cfg_scale > 1.0 { sample.guidance_high - sample.guidance_low } else { 0.0 };
-    sample.sampler.build().num_evaluations() as f64 * (1.0 + guided) * plan.backbone.forward_flops
+    let passes = sample.sampler.build().num_evaluations() as f64 * (1.0 + guided);
+    plan.recipe.evaluation.num_samples as f64 * passes * plan.backbone.forward_flops
 }
 
 fn parameters(file: &str) -> Option<f64> {
@@ -113,7 +111,7 @@ pub fn print_costs(
     let mut table = Table::new(["run", "to step", "done", "train", "samples", "disk GB"]);
     let (mut sum, mut downloads) = (Cost::default(), BTreeMap::new());
     for training in trainings {
-        let cost = Cost::of(training, settings, scale.is_paper)?;
+        let cost = Cost::of(training, settings)?;
         let steps = training.stages.last().map_or(0, |stage| stage.steps);
         let done = match (training.is_done(), reached(&training.run_dir)) {
             (true, _) => "finished".into(),
@@ -182,14 +180,13 @@ fn print_assumptions(is_paper: bool, out: &mut dyn Write) -> Result<()> {
             format!("two CPU cores at {:.0} GFLOP/s in f32, what the demo reaches on such a machine", TWO_CORES / 1e9)
         }
     };
-    let samples = if is_paper { FULL_SAMPLES } else { SMALL_SAMPLES };
     writeln!(out, "assumed:")?;
     writeln!(out, "  {speed}")?;
     writeln!(
         out,
         "  a backward pass costs two forward passes; an encoder two operations for each parameter and token"
     )?;
-    writeln!(out, "  {samples} samples for each evaluation; networks that judge them are not counted")?;
+    writeln!(out, "  samples as many as the recipe evaluates; networks that judge them are not counted")?;
     writeln!(out, "  latents are computed once and kept; an autoencoder that trains too is not counted")?;
     Ok(())
 }

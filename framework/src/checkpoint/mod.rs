@@ -10,7 +10,7 @@ mod trained;
 
 pub use exchange::{Imported, export, import};
 pub use folder::{Checkpoint, checkpoints, newest, prune};
-pub use trained::{TrainedAutoencoder, TrainedRun};
+pub use trained::{TrainedAutoencoder, TrainedEncoder, TrainedRun};
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -8,9 +8,13 @@ use burn::tensor::Device;
 use super::{Checkpoint, checkpoints, load_weights, newest, tensors};
 use crate::erase::Slot;
 use crate::nn::ParamBuilder;
-use crate::plugin::{Autoencoder, AutoencoderConfig, Condition, ConditionSpec, ProgramConfig};
-use crate::recipe::{Job, Layered, Plan, Settings, TrainSection};
+use crate::plugin::{
+    Autoencoder, AutoencoderConfig, Condition, ConditionSpec, EncoderConfig, EncoderContext, EncoderKind, PatchGrid,
+    ProgramConfig,
+};
+use crate::recipe::{Job, Layered, Plan, ProgramPlan, Settings, TrainSection};
 use crate::train::{Assembly, TrainModel, build_conditioner, build_model};
+use crate::weights::load_state_dict;
 
 /// A run folder that was trained, with its recipe as it was resolved then.
 #[derive(Debug)]
@@ -147,6 +151,56 @@ impl TrainedAutoencoder {
         program.zip(autoencoder).with_context(|| {
             format!("the run in `{}` trained no autoencoder; name one of a program that does", self.run_dir.display())
         })
+    }
+}
+
+/// A run folder whose program trained an encoder.
+#[derive(Debug)]
+pub struct TrainedEncoder {
+    run_dir: PathBuf,
+    plan: Box<ProgramPlan>,
+}
+
+impl TrainedEncoder {
+    /// Reads the folder's recipe; none where its run trained no encoder.
+    ///
+    /// # Errors
+    /// It is no run folder, or its recipe does not fit together.
+    pub fn open(run_dir: &Path) -> Result<Option<Self>> {
+        let job = Job::new(&recipe(&Settings::default(), run_dir, &[])?)?;
+        let Job::Program(plan) = job else { return Ok(None) };
+        let is_trained = plan.recipe.program.encoder().is_some();
+        Ok(is_trained.then(|| Self { run_dir: run_dir.to_path_buf(), plan }))
+    }
+
+    /// The encoder's config, and where it was trained: side of the pictures and grid of tokens.
+    ///
+    /// # Errors
+    /// None after [`open`](Self::open).
+    pub fn config(&self) -> Result<(&dyn EncoderConfig, EncoderContext)> {
+        let recipe = &self.plan.recipe;
+        let (config, grid): (_, PatchGrid) = recipe.program.encoder().context("its program trains no encoder")?;
+        let weights_dir = recipe.weights_dir.clone();
+        Ok((config, EncoderContext { image_size: recipe.image_size, backbone_grid: grid, weights_dir }))
+    }
+
+    /// The encoder of a step's checkpoint, or of the newest whole one: the weights called `name` (`model` or a moving
+    /// average), those of the first average when left out.
+    ///
+    /// # Errors
+    /// There is no such checkpoint, it has no such weights, or they do not fit.
+    pub fn build(&self, step: Option<u64>, name: Option<&str>, device: &Device) -> Result<Slot<EncoderKind>> {
+        let (config, ctx) = self.config()?;
+        let averages = &self.plan.recipe.train.ema;
+        let name = name.unwrap_or_else(|| averages.first().map_or("model", |ema| ema.name.as_str()));
+        let is_known = name == "model" || averages.iter().any(|ema| ema.name == name);
+        let known = averages.iter().map(|ema| format!("`{}`", ema.name)).collect::<Vec<_>>().join(", ");
+        ensure!(is_known, "`{}` has no weights `{name}`; it has `model`, {known}", self.run_dir.display());
+        let file = if name == "model" { "encoder".to_string() } else { format!("encoder-{name}") };
+        let checkpoint = checkpoint(&self.run_dir, step)?;
+        let encoder = Slot::new(config.build(&ctx, device)?);
+        load_state_dict(encoder, tensors(&checkpoint, &file)?)
+            .with_context(|| format!("`{}`", checkpoint.path.display()))
     }
 }
 

@@ -10,6 +10,7 @@ use burn::tensor::{Device, Tensor};
 use super::autoencoder::{Autoencoder, AutoencoderConfig};
 use super::dataset::Dataset;
 use super::encoder::{EncoderConfig, WeightFile};
+use super::grid::PatchGrid;
 use crate::data::loader::Batch;
 use crate::recipe::{Check, Plan, Recipe, TrainSection};
 use crate::registry::Described;
@@ -108,8 +109,9 @@ pub trait ProgramConfig: Described + Debug + Send + Sync {
         vec![]
     }
 
-    /// The encoder that it trains, whose weights lie in the checkpoint's file `encoder`.
-    fn encoder(&self) -> Option<&dyn EncoderConfig> {
+    /// The encoder that it trains, and the grid of its tokens; the checkpoint's file `encoder` holds its weights and
+    /// `encoder-<name>` those of a moving average.
+    fn encoder(&self) -> Option<(&dyn EncoderConfig, PatchGrid)> {
         None
     }
 

@@ -2,27 +2,27 @@
 //!
 //! Source: diffusion features as a representation are what REPA compares with (Yu et al., 2024, section 3).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use realign::burn;
 use realign::burn::module::Module;
 use realign::burn::tensor::{Device, Tensor, TensorData};
-use realign::checkpoint::TrainedRun;
+use realign::checkpoint::{TrainedEncoder, TrainedRun};
 use realign::erase::Slot;
 use realign::plugin::encoder::WeightFile;
 use realign::plugin::{
     AutoencoderKind, BackboneInput, BackboneKind, Condition, Dynamics, Encoder, EncoderConfig, EncoderContext,
-    EncoderSpec, Features, Times,
+    EncoderKind, EncoderSpec, Features, Times,
 };
 use realign::recipe::{Check, Settings};
 use realign::streams::Streams;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `checkpoint`: tokens after a block of a backbone that a run of realign trained.
+/// `checkpoint`: tokens of an encoder that a run of realign trained, or of a block of its backbone.
 ///
-/// The network sees pictures without a class. They carry as much of one fixed draw of noise as `time` says, the same
+/// A backbone sees pictures without a class. They carry as much of one fixed draw of noise as `time` says, the same
 /// for every picture, so that a picture has the same features in every batch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -31,9 +31,9 @@ pub struct CheckpointConfig {
     pub run: PathBuf,
     /// Step of the checkpoint; the newest whole one when left out.
     pub step: Option<u64>,
-    /// Name of a moving average, or `model`; what the run samples with when left out.
+    /// Name of a moving average, or `model`; when left out what the run samples with, or the first average of an encoder.
     pub weights: Option<String>,
-    /// Block whose tokens are taken, counted from 1; half of the depth when left out.
+    /// Block of a backbone whose tokens are taken, counted from 1; half of the depth when left out.
     pub layer: Option<usize>,
     /// How far on the way from the clean picture, 0, to noise, 1.
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -46,10 +46,38 @@ impl Default for CheckpointConfig {
     }
 }
 
+/// What a run trained that pictures can be shown to.
+enum Trained {
+    /// A diffusion model, and the block whose tokens are taken.
+    Backbone(Box<TrainedRun>, usize),
+    /// An encoder of its own.
+    Encoder(TrainedEncoder),
+}
+
 impl CheckpointConfig {
-    fn open(&self, ctx: &EncoderContext) -> Result<(TrainedRun, usize)> {
+    fn open(&self, ctx: &EncoderContext) -> Result<Trained> {
+        if let Some(trained) = TrainedEncoder::open(&self.run)? {
+            self.check_size(trained.config()?.1.image_size, ctx)?;
+            ensure!(
+                self.layer.is_none() && self.time == 0.0,
+                "encoder `checkpoint`: `{}` trained an encoder, which has neither `layer` nor `time`; leave them out",
+                self.run.display()
+            );
+            return Ok(Trained::Encoder(trained));
+        }
         let trained = TrainedRun::open(&Settings::default(), &self.run, &[])?;
-        let (size, depth) = (trained.plan.recipe.image_size, trained.plan.backbone.depth);
+        let depth = trained.plan.backbone.depth;
+        self.check_size(trained.plan.recipe.image_size, ctx)?;
+        let layer = self.layer.unwrap_or(depth.div_ceil(2));
+        ensure!(
+            (1..=depth).contains(&layer),
+            "encoder `checkpoint`: layer is `{layer}`; `{}` has blocks 1 to {depth}",
+            self.run.display()
+        );
+        Ok(Trained::Backbone(Box::new(trained), layer))
+    }
+
+    fn check_size(&self, size: usize, ctx: &EncoderContext) -> Result<()> {
         ensure!(
             size == ctx.image_size,
             "encoder `checkpoint`: `{}` was trained on pictures of {size} pixels, and this run's have {}; they must be \
@@ -57,32 +85,16 @@ impl CheckpointConfig {
             self.run.display(),
             ctx.image_size
         );
-        let layer = self.layer.unwrap_or(depth.div_ceil(2));
-        ensure!(
-            (1..=depth).contains(&layer),
-            "encoder `checkpoint`: layer is `{layer}`; `{}` has blocks 1 to {depth}",
-            self.run.display()
-        );
-        Ok((trained, layer))
-    }
-}
-
-#[typetag::serde(name = "checkpoint")]
-impl EncoderConfig for CheckpointConfig {
-    fn spec(&self, ctx: &EncoderContext) -> Result<EncoderSpec> {
-        if !self.run.join("recipe.yaml").exists() {
-            // Sizes are unknown until there is a run; the engine says what is missing before it builds anything.
-            let command = format!("cargo xtask run RECIPE --run-dir {}", self.run.display());
-            let weights = vec![WeightFile { path: self.run.join("recipe.yaml"), command }];
-            return Ok(EncoderSpec { grid: ctx.backbone_grid, channels: 1, weights });
-        }
-        let (trained, _) = self.open(ctx)?;
-        let backbone = &trained.plan.backbone;
-        Ok(EncoderSpec { grid: backbone.grid, channels: backbone.hidden_size, weights: vec![] })
+        Ok(())
     }
 
-    fn build(&self, ctx: &EncoderContext, device: &Device) -> Result<Box<dyn Encoder>> {
-        let (trained, layer) = self.open(ctx)?;
+    fn backbone(
+        &self,
+        trained: &TrainedRun,
+        layer: usize,
+        weights_dir: &Path,
+        device: &Device,
+    ) -> Result<TrainedTokens> {
         let (plan, recipe) = (&trained.plan, &trained.plan.recipe);
         let checkpoint = trained.checkpoint(self.step)?;
         let model = trained.model(&checkpoint, self.weights.as_deref().unwrap_or(&recipe.sample.weights), device)?;
@@ -95,16 +107,50 @@ impl EncoderConfig for CheckpointConfig {
             Streams::new(recipe.seed).normal("encoder", channels * height * width),
             [1, channels, height, width],
         );
-        Ok(Box::new(TrainedTokens {
+        Ok(TrainedTokens {
             backbone: model.backbone,
-            autoencoder: Slot::new(trained.autoencoder(&checkpoint, &ctx.weights_dir, device)?),
+            autoencoder: Slot::new(trained.autoencoder(&checkpoint, weights_dir, device)?),
             null,
             noise: objective.start(Tensor::from_data(noise, device)) * point.sigma,
             share: point.alpha,
             time: if is_from_noise { 1.0 - self.time } else { self.time },
             layer,
             image_size: recipe.image_size,
-        }))
+        })
+    }
+}
+
+#[typetag::serde(name = "checkpoint")]
+impl EncoderConfig for CheckpointConfig {
+    fn spec(&self, ctx: &EncoderContext) -> Result<EncoderSpec> {
+        if !self.run.join("recipe.yaml").exists() {
+            // Sizes are unknown until there is a run; the engine says what is missing before it builds anything.
+            let command = format!("cargo xtask run RECIPE --run-dir {}", self.run.display());
+            let weights = vec![WeightFile { path: self.run.join("recipe.yaml"), command }];
+            return Ok(EncoderSpec { grid: ctx.backbone_grid, channels: 1, weights });
+        }
+        match self.open(ctx)? {
+            Trained::Backbone(trained, _) => {
+                let backbone = &trained.plan.backbone;
+                Ok(EncoderSpec { grid: backbone.grid, channels: backbone.hidden_size, weights: vec![] })
+            }
+            Trained::Encoder(trained) => {
+                let (config, ctx) = trained.config()?;
+                config.spec(&ctx)
+            }
+        }
+    }
+
+    fn build(&self, ctx: &EncoderContext, device: &Device) -> Result<Box<dyn Encoder>> {
+        match self.open(ctx)? {
+            Trained::Backbone(trained, layer) => {
+                Ok(Box::new(self.backbone(&trained, layer, &ctx.weights_dir, device)?))
+            }
+            Trained::Encoder(trained) => {
+                let encoder = trained.build(self.step, self.weights.as_deref(), device)?;
+                Ok(Box::new(OwnEncoder { encoder }))
+            }
+        }
     }
 
     fn validate(&self, check: &mut Check<'_>) {
@@ -117,7 +163,19 @@ impl EncoderConfig for CheckpointConfig {
 
 realign::register!(EncoderConfig as "encoder": CheckpointConfig);
 
-/// The encoder.
+/// An encoder that a program trained.
+#[derive(Module, Debug)]
+pub struct OwnEncoder {
+    encoder: Slot<EncoderKind>,
+}
+
+impl Encoder for OwnEncoder {
+    fn encode(&self, images: Tensor<4>) -> Result<Features> {
+        self.encoder.encode(images)
+    }
+}
+
+/// Tokens of a diffusion model's backbone.
 #[derive(Module, Debug)]
 pub struct TrainedTokens {
     backbone: Slot<BackboneKind>,

@@ -47,8 +47,12 @@ pub struct ClassificationConfig {
 
 impl ClassificationConfig {
     fn encoder_context(&self, image_size: usize, weights_dir: &Path) -> EncoderContext {
+        EncoderContext { image_size, backbone_grid: self.tokens(), weights_dir: weights_dir.into() }
+    }
+
+    fn tokens(&self) -> PatchGrid {
         let side = self.grid.unwrap_or(16);
-        EncoderContext { image_size, backbone_grid: PatchGrid::new(side, side), weights_dir: weights_dir.into() }
+        PatchGrid::new(side, side)
     }
 }
 
@@ -60,8 +64,8 @@ impl ProgramConfig for ClassificationConfig {
         self.encoder.as_ref().and_then(|encoder| encoder.spec(&context).ok()).map_or(vec![], |spec| spec.weights)
     }
 
-    fn encoder(&self) -> Option<&dyn EncoderConfig> {
-        self.encoder.as_deref()
+    fn encoder(&self) -> Option<(&dyn EncoderConfig, PatchGrid)> {
+        self.encoder.as_deref().map(|encoder| (encoder, self.tokens()))
     }
 
     fn build(&self, ctx: &ProgramContext<'_>, device: &Device) -> Result<Box<dyn Program>> {
@@ -108,7 +112,8 @@ realign::register!(ProgramConfig as "program": ClassificationConfig);
 impl ClassificationConfig {
     fn validation(&self, ctx: &ProgramContext<'_>, num_classes: usize) -> Result<Option<Validation>> {
         let Some(config) = &self.validation else { return Ok(None) };
-        let context = DatasetContext { image_size: ctx.image_size, seed: ctx.seed };
+        // Data that is drawn shall not be drawn again.
+        let context = DatasetContext { image_size: ctx.image_size, seed: !ctx.seed };
         let dataset: Arc<dyn Dataset> = config.open(&context).context("validation")?.into();
         ensure!(
             dataset.num_classes() == num_classes,

@@ -134,7 +134,8 @@ impl VisionTransformer {
     /// Brings trained positions and rotary angles to the run's grid; once, before the first forward.
     pub fn on_grid(mut self, architecture: &Architecture, grid: PatchGrid) -> Self {
         let (side, positions) = (architecture.position_grid, architecture.positions);
-        self.pos_embed = self.pos_embed.map(|table| Param::from_tensor(on_grid(table.val(), side, grid, positions)));
+        let resampled = |table: Param<Tensor<3>>| on_grid(table.val(), side, grid, positions).detach();
+        self.pos_embed = self.pos_embed.map(|table| Param::from_tensor(resampled(table)));
         if architecture.rotary != Rotary::None {
             let periods = self.rope_embed.as_ref().map(|rope| to_host(rope.periods.val())).unwrap_or_default();
             let angles = angles(architecture, grid, &periods);
