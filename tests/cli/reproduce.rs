@@ -138,7 +138,7 @@ fn a_table_is_run_once_and_reported_beside_the_paper() {
         assert!(plain.contains(words), "{words}: {plain}");
     }
     assert!(
-        !page.contains("<script") && !page.contains("http://") || !page.contains("src=\"http"),
+        !page.contains("<script") && !page.contains("src=\"http") && !page.contains("href"),
         "it needs other files"
     );
     let table = report(&desk, "results.csv");
@@ -181,7 +181,8 @@ fn a_killed_table_goes_on_where_it_was_and_trains_nothing_twice() {
     let folders = run_dirs(&results(&desk, steps, 1));
     let start = |more: &[&str]| desk.command(&args(steps, more)).stdout(Stdio::null()).spawn().unwrap();
     let has_begun = |folder: &Path| {
-        folder.join("checkpoints/step-0000002").is_dir() || folder.join("checkpoints/step-0000004").is_dir()
+        let mut entries = fs::read_dir(folder.join("checkpoints")).into_iter().flatten().flatten();
+        entries.any(|entry| entry.file_name().to_string_lossy().starts_with("step-"))
     };
     let mut child = start(&[]);
     let began = Instant::now();

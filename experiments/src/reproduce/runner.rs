@@ -168,8 +168,10 @@ impl Runner<'_> {
 
     fn train_args(&self, training: &Training, stage: &Stage) -> Vec<String> {
         let start = ["run".into(), text(&training.recipe), "--profile".into(), self.profile.into()];
+        // The evaluation says it better than the demo's classifier; the user's own value comes later and wins.
+        let quiet = ["--set".into(), "log.classifier=false".into()];
         let place = ["--run-dir".into(), text(&training.run_dir)];
-        start.into_iter().chain(sets(&stage.sets)).chain(place).collect()
+        start.into_iter().chain(quiet).chain(sets(&stage.sets)).chain(place).collect()
     }
 
     fn sample_args(&self, training: &Training, stage: &Stage, assessment: &Assessment) -> Vec<String> {
