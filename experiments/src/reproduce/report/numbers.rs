@@ -11,7 +11,9 @@ pub fn shown(outcome: Outcome) -> String {
     let digits = match outcome.mean.abs() {
         100.0.. => 1,
         10.0.. => 2,
-        _ => 3,
+        0.1.. | 0.0 => 3,
+        // Three digits that say something.
+        small => (2.0 - small.log10().floor()).clamp(3.0, 9.0) as usize,
     };
     let text = |value: f64| format!("{value:.digits$}");
     match (outcome.spread, outcome.interval) {
