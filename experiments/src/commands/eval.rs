@@ -129,7 +129,8 @@ impl Eval {
             let metrics = gather(seeds.iter().map(measure).collect::<Result<_>>()?);
             let step = Some(checkpoint.step);
             let found = self.result(step, metrics, used.clone());
-            let path = self.out.clone().unwrap_or_else(|| result_path(&self.source, checkpoint.step, digest.as_deref()));
+            let path =
+                self.out.clone().unwrap_or_else(|| result_path(&self.source, checkpoint.step, digest.as_deref()));
             self.report(&found, Some(&path), out)?;
         }
         Ok(())
@@ -218,8 +219,7 @@ impl Eval {
         device: &'a Device,
     ) -> Result<(Evaluator<'a>, EvaluationSettings)> {
         let digest = pictures.digest()?;
-        let source =
-            ReferenceSource { pictures, count: section.num_reference, batch_size: section.batch_size, device };
+        let source = ReferenceSource { pictures, count: section.num_reference, batch_size: section.batch_size, device };
         let mut networks = vec![];
         for config in &section.features {
             let metrics = section.metrics_of(&**config);
@@ -228,7 +228,9 @@ impl Eval {
             networks.push((network, reference));
         }
         if let Some(path) = &self.save_reference {
-            let [(network, _)] = &networks[..] else { bail!("--save-reference holds statistics of one network; name one") };
+            let [(network, _)] = &networks[..] else {
+                bail!("--save-reference holds statistics of one network; name one")
+            };
             source.save(network, path)?;
         }
         let num_images = networks.iter().map(|(_, reference)| reference.features.len()).max();
@@ -290,7 +292,8 @@ impl Eval {
         write!(out, "{}", table.to_text())?;
         if let Some(path) = path {
             if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-                std::fs::create_dir_all(folder).with_context(|| format!("cannot make folder `{}`", folder.display()))?;
+                std::fs::create_dir_all(folder)
+                    .with_context(|| format!("cannot make folder `{}`", folder.display()))?;
             }
             found.write(path)?;
             writeln!(out, "result: {}", path.display())?;

@@ -172,4 +172,3 @@ fn read_statistics(path: &Path, network: &Network, metrics: &[Metric]) -> Result
         ..Reference::default()
     })
 }
-
