@@ -93,12 +93,12 @@ impl Eval {
         let recipe = &trained.plan.recipe;
         let section = self.section(&recipe.evaluation)?;
         let seeds = self.seeds();
-        let own = TrainedRun::open(&settings()?, &self.source, &[])?.plan.recipe;
+        let own = TrainedRun::open(&settings()?, &self.source, &[])?.plan;
         let request = |section: &EvaluationSection, sample, seeds: &[u64]| {
             anyhow::Ok(json!({ "evaluation": section, "sample": sample, "seeds": seeds }).to_string())
         };
         let asked = request(&section, serde_json::to_value(&recipe.sample)?, &seeds)?;
-        let is_own = asked == request(&own.evaluation, serde_json::to_value(&own.sample)?, &[0])?;
+        let is_own = asked == request(&own.recipe.evaluation, serde_json::to_value(&own.recipe.sample)?, &[0])?;
         let digest = (!is_own).then(|| short_digest(&asked));
         let checkpoints = self.checkpoints(&trained)?;
         ensure!(
@@ -117,7 +117,7 @@ impl Eval {
         let weights_dir = self.weights_dir.as_ref().unwrap_or(&recipe.weights_dir);
         let (evaluator, mut used) = self.prepare(&section, pictures, picture_size, weights_dir, &device)?;
         used.recipe = Some([trained.plan.recipe_name.clone(), trained.plan.profile_name.clone()]);
-        used.recipe_digest = Some(trained.plan.digest()?);
+        used.recipe_digest = Some(own.digest()?);
         used.sample = Some(serde_json::to_value(&recipe.sample)?);
         used.autoencoder = Some(serde_json::to_value(&recipe.autoencoder)?);
         used.seeds.clone_from(&seeds);
