@@ -15,8 +15,8 @@ use realign::plugin::encoder::WeightFile;
 use realign::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, Condition,
     ConditionSpec, ConditionerConfig, ConditionerContext, ConditionerKind, EncoderConfig, EncoderContext,
-    NormalizerConfig, ObjectiveConfig, PatchGrid, ProgramConfig, ProjectorConfig, ProjectorContext, ProjectorKind,
-    SamplerConfig, Times,
+    FeatureContext, FeatureNetworkConfig, NormalizerConfig, ObjectiveConfig, PatchGrid, ProgramConfig, ProjectorConfig,
+    ProjectorContext, ProjectorKind, SamplerConfig, Times,
 };
 use realign::plugin::{DatasetConfig, DatasetContext};
 use realign::registry::{PluginInfo, check_names, plugins};
@@ -53,7 +53,10 @@ fn config<T: DeserializeOwned>(plugin: &PluginInfo) -> T {
         ("num_context_tokens", 3.into()),
         ("projector_dim", 17.into()),
     ];
-    if plugin.kind == "encoder" && map.get("encoder").is_some_and(Value::is_null) {
+    if matches!(plugin.kind, "encoder" | "feature_network")
+        && (plugin.name)() != "clip"
+        && map.get("encoder").is_some_and(Value::is_null)
+    {
         // One that wraps another has no default for it.
         map.insert("encoder".into(), serde_yaml::from_str("{type: hog}").expect("a section"));
     }
@@ -168,6 +171,7 @@ fn every_config_survives_a_round_trip_as_a_recipe_writes_it() {
             "conditioner" => round_trip::<Box<dyn ConditionerConfig>>(plugin),
             "dataset" => round_trip::<Box<dyn DatasetConfig>>(plugin),
             "encoder" => round_trip::<Box<dyn EncoderConfig>>(plugin),
+            "feature_network" => round_trip::<Box<dyn FeatureNetworkConfig>>(plugin),
             "normalizer" => round_trip::<Box<dyn NormalizerConfig>>(plugin),
             "objective" => round_trip::<Box<dyn ObjectiveConfig>>(plugin),
             "projector" => round_trip::<Box<dyn ProjectorConfig>>(plugin),
@@ -195,6 +199,11 @@ fn plugins_around_the_network_build_from_their_defaults_or_lack_weights_that_a_c
             let weights_dir = "pretrained_models".into();
             let context = EncoderContext { image_size: 256, backbone_grid: grid, weights_dir };
             check(plugin, &encoder.spec(&context).unwrap().weights, encoder.build(&context, &device));
+        }
+        for plugin in of_kind("feature_network") {
+            let network: Box<dyn FeatureNetworkConfig> = config(plugin);
+            let context = FeatureContext { picture_size: [32, 32], weights_dir: "pretrained_models".into() };
+            check(plugin, &network.weights(&context), network.build(&context, &device));
         }
         for plugin in of_kind("autoencoder") {
             let autoencoder: Box<dyn AutoencoderConfig> = config(plugin);

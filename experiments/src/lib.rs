@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod commands;
+pub mod evaluation;
 pub mod measuring;
 pub mod plot;
 pub mod progress;

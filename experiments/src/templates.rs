@@ -12,6 +12,8 @@ pub mod conditioner;
 pub mod dataset;
 #[path = "../templates/encoder.rs"]
 pub mod encoder;
+#[path = "../templates/feature_network.rs"]
+pub mod feature_network;
 #[path = "../templates/normalizer.rs"]
 pub mod normalizer;
 #[path = "../templates/objective.rs"]

@@ -6,6 +6,7 @@ pub mod backbones;
 pub mod conditioners;
 pub mod datasets;
 pub mod encoders;
+pub mod feature_networks;
 pub mod normalizers;
 pub mod objectives;
 pub mod programs;

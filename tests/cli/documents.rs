@@ -49,8 +49,8 @@ fn stand_in(command: &[String]) -> Option<Vec<&str>> {
         "test" | "doctor" | "libtorch" => None,
         "run" => {
             let rest = words[1..].iter().copied().filter(|word| !["--backend", "flex", "--cuda"].contains(word));
-            // An autoencoder alone draws no samples.
-            let is_quick = words.contains(&"recipes/vae.yaml");
+            // An autoencoder or a classifier alone draws no samples.
+            let is_quick = ["recipes/vae.yaml", "recipes/shapes-net.yaml"].iter().any(|alone| words.contains(alone));
             let fewer = if is_quick { &[][..] } else { &["--set", "sample.sampler.num_steps=2"] };
             Some(["check"].into_iter().chain(rest).chain(fewer.iter().copied()).collect())
         }

@@ -2,6 +2,7 @@
 
 mod documents;
 mod encoders;
+mod evaluation;
 mod exchange;
 mod generate;
 mod mistakes;

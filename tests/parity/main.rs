@@ -8,6 +8,7 @@ mod clip_text;
 mod compare;
 mod encoders_vit;
 mod further_encoders;
+mod generation;
 mod inputs;
 mod jit;
 mod mean_flow;
@@ -61,6 +62,7 @@ const FAMILIES: &[(&str, Runner)] = &[
     ("encoder_siglip", encoders_vit::siglip),
     ("jit_", jit::jit),
     ("meanflow_", mean_flow::mean_flow),
+    ("metrics_generation", generation::generation),
     ("mmdit_", mmdit::mmdit),
     ("repa_e_iteration", repa_e::iteration),
     ("repa_e_loss_functions", vae_losses::loss_functions),

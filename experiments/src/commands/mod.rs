@@ -12,6 +12,7 @@ use clap::Subcommand;
 pub mod bench;
 pub mod check;
 pub mod correlate;
+pub mod eval;
 pub mod explain;
 pub mod export;
 pub mod import;
@@ -34,6 +35,8 @@ pub enum Command {
     Run(run::Run),
     /// Draw pictures from a trained run
     Sample(sample::Sample),
+    /// Quality of a run's samples, or of pictures, against a reference
+    Eval(eval::Eval),
     /// Crop pictures or compute latents once, before training
     Prepare(prepare::Prepare),
     /// The resolved recipe, where each value came from, sizes and costs
@@ -73,6 +76,7 @@ impl Command {
         match self {
             Self::Run(command) => command.run(out),
             Self::Sample(command) => command.run(out),
+            Self::Eval(command) => command.run(out),
             Self::Prepare(command) => command.run(out),
             Self::Explain(command) => command.run(out),
             Self::Bench(command) => command.run(out),

@@ -176,6 +176,7 @@ fn place(kind: &str) -> (&'static [&'static str], &str) {
         "normalizer" => (&["alignment:"], "  - normalizer:"),
         "alignment_loss" => (&["alignment:"], "  - loss:"),
         "encoder" => (&["alignment:", "  - encoders:"], "    -"),
+        "feature_network" => (&["evaluation:", "  features:"], "    -"),
         kind => (&[], kind),
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use realign::checkpoint::TrainedRun;
 use realign::files::write_whole;
@@ -14,6 +14,7 @@ use realign::sample::{ImageWriter, Prompt, Sampling, draw_prompts, prompts_of, s
 use realign::train::Assembly;
 
 use super::recipe_args::{check_device, settings};
+use crate::evaluation::source::is_npz;
 use crate::progress::pictures_bar;
 
 /// Draw pictures from a trained run
@@ -27,6 +28,9 @@ pub struct Sample {
     /// Where to write: a name ending in `.npz` (one array `arr_0` as the ADM evaluator reads it) or a folder for PNGs
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Where to write one array `arr_0`, bytes `[num, height, width, 3]`, as the ADM evaluator and `eval` read it
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    npz: Option<PathBuf>,
     /// Pictures drawn at once; the result does not depend on it
     #[arg(long, default_value_t = 64)]
     batch: usize,
@@ -62,9 +66,13 @@ impl Sample {
         let model = trained.model(&checkpoint, &plan.recipe.sample.weights, &assembly.device)?;
         let prompts = self.prompts(plan, &assembly)?;
         let sampling = Sampling::new(&plan.recipe.sample, self.seed);
+        if let Some(npz) = self.npz.as_ref().filter(|npz| !is_npz(npz)) {
+            bail!("--npz `{}`: its name must end in `.npz`", npz.display());
+        }
         let target = self
-            .out
+            .npz
             .clone()
+            .or_else(|| self.out.clone())
             .unwrap_or_else(|| self.run.join(format!("samples-step{}-seed{}.npz", checkpoint.step, self.seed)));
         let side = plan.recipe.image_size;
         let mut writer = ImageWriter::create(&target, self.num, side, side)?;

@@ -19,6 +19,7 @@ pub struct Interval {
 /// The same draws of images for everything that was measured on them, so that encoders can be compared in pairs.
 #[derive(Debug, Clone)]
 pub struct Bootstrap {
+    num_images: usize,
     draws: Vec<Vec<usize>>,
 }
 
@@ -29,7 +30,17 @@ impl Bootstrap {
             let mut stream = Streams::new(seed).at(i as u64, 0).stream("bootstrap");
             (0..num_images).map(|_| stream.random_range(0..num_images)).collect()
         };
-        Self { draws: (0..num_draws).map(draw).collect() }
+        Self { num_images, draws: (0..num_draws).map(draw).collect() }
+    }
+
+    /// Images that are drawn from, and drawn each time.
+    pub fn num_images(&self) -> usize {
+        self.num_images
+    }
+
+    /// The images of each draw, which repeat.
+    pub fn draws(&self) -> &[Vec<usize>] {
+        &self.draws
     }
 
     /// Mean and interval of one value per image; images without a number are left out.

@@ -4,6 +4,7 @@ pub mod bootstrap;
 mod classifier;
 mod correlation;
 mod features;
+pub mod generation;
 mod principal;
 pub mod probe;
 pub mod spatial;

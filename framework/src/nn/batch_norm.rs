@@ -65,6 +65,21 @@ impl BatchNorm2d {
         self.affine((x - mean) / (variance + self.eps).sqrt())
     }
 
+    /// What the running statistics come to: `forward_eval` is `scale · x + shift`, `[channels]` each.
+    pub fn scale_and_shift(&self) -> [Tensor<1>; 2] {
+        let inverse = (self.running_var.val() + self.eps).sqrt().recip();
+        let scale = match &self.weight {
+            Some(weight) => inverse * weight.val(),
+            None => inverse,
+        };
+        let shift = self.running_mean.val() * scale.clone();
+        let shift = match &self.bias {
+            Some(bias) => bias.val() - shift,
+            None => -shift,
+        };
+        [scale, shift]
+    }
+
     fn affine(&self, x: Tensor<4>) -> Tensor<4> {
         let channels = x.dims()[1];
         let (Some(weight), Some(bias)) = (&self.weight, &self.bias) else { return x };

@@ -118,6 +118,16 @@ pub fn describe(device: &Device) -> String {
     format!("flex (pure Rust), {} threads", num_threads())
 }
 
+/// Version of the libtorch that serves the device; none on other backends.
+pub fn libtorch_version(device: &Device) -> Option<String> {
+    #[cfg(feature = "tch")]
+    if on_libtorch(device) {
+        return Some(super::libtorch::version());
+    }
+    let _ = device;
+    None
+}
+
 /// Backends this program was built with.
 pub fn backend_names() -> &'static [&'static str] {
     #[cfg(feature = "tch")]

@@ -19,6 +19,7 @@ unsafe extern "C" {
     fn rl_last_error() -> *const c_char;
     fn rl_set_threads(n: c_int) -> c_int;
     fn rl_threads() -> c_int;
+    fn rl_version() -> *const c_char;
     fn rl_load_cuda() -> c_int;
 }
 
@@ -78,6 +79,11 @@ pub(super) fn set_threads(count: usize) {
 pub(super) fn threads() -> usize {
     // SAFETY: plain call.
     usize::try_from(unsafe { rl_threads() }).unwrap_or(1)
+}
+
+pub(super) fn version() -> String {
+    // SAFETY: the shim returns a NUL-terminated constant.
+    unsafe { CStr::from_ptr(rl_version()) }.to_string_lossy().into_owned()
 }
 
 pub(super) fn name(device: &Device) -> String {

@@ -9,6 +9,7 @@ pub mod backbone;
 pub mod condition;
 pub mod dataset;
 pub mod encoder;
+pub mod feature_network;
 pub mod grid;
 pub mod normalizer;
 pub mod objective;
@@ -25,6 +26,7 @@ pub use backbone::{
 pub use condition::{Condition, ConditionSpec, Conditioner, ConditionerConfig, ConditionerContext, ConditionerKind};
 pub use dataset::{ClassAttribute, Dataset, DatasetConfig, DatasetContext, Example};
 pub use encoder::{Encoder, EncoderConfig, EncoderContext, EncoderKind, EncoderSpec, Features};
+pub use feature_network::{FeatureContext, FeatureNetwork, FeatureNetworkConfig, NetworkOutput};
 pub use grid::PatchGrid;
 pub use normalizer::{Normalizer, NormalizerConfig};
 pub use objective::{Draws, Dynamics, Objective, ObjectiveConfig, ObjectiveInput, ObjectiveOutput, ProbabilityPath};

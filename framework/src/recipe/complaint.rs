@@ -7,8 +7,13 @@ use serde::de;
 use crate::registry::{names, nearest};
 
 /// Sections whose name is not the kind of plugin they hold.
-const KIND_OF_SECTION: [(&str, &str); 4] =
-    [("encoders", "encoder"), ("data", "dataset"), ("sample", "sampler"), ("loss", "alignment_loss")];
+const KIND_OF_SECTION: [(&str, &str); 5] = [
+    ("encoders", "encoder"),
+    ("data", "dataset"),
+    ("sample", "sampler"),
+    ("loss", "alignment_loss"),
+    ("features", "feature_network"),
+];
 
 /// Kind of plugin that the section at a dotted key holds: its last name that is not a list index.
 pub(super) fn kind_of(key: &str) -> &str {

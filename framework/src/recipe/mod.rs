@@ -12,6 +12,7 @@ mod cache_section;
 mod check;
 mod complaint;
 mod deserialize;
+mod evaluation_section;
 mod keys;
 mod layers;
 mod loading;
@@ -32,6 +33,7 @@ mod yaml;
 
 pub use cache_section::{CacheSection, FeatureStorage};
 pub use check::Check;
+pub use evaluation_section::EvaluationSection;
 pub use layers::Layered;
 pub use log_section::{LogSection, SpatialSection};
 pub use missing::Missing;

@@ -76,8 +76,8 @@ impl Plan {
         DatasetContext { image_size: self.recipe.image_size, seed: self.recipe.seed }
     }
 
-    /// Hash of everything that decides the run's numbers: the recipe without logging, loader threads, feature cache and the folder
-    /// of published weights.
+    /// Hash of everything that decides the run's numbers: the recipe without logging, evaluation, loader threads, feature cache
+    /// and the folder of published weights.
     ///
     /// Where the learning rate does not depend on the number of steps, neither does the hash: a run can be extended.
     ///
@@ -102,7 +102,7 @@ fn encoder_context(recipe: &Recipe, backbone_grid: PatchGrid) -> EncoderContext 
 
 pub(super) fn digest_of(mut recipe: serde_yaml::Value, train: &TrainSection) -> Result<String> {
     if let Some(map) = recipe.as_mapping_mut() {
-        for key in ["log", "loader", "cache", "weights_dir"] {
+        for key in ["log", "loader", "cache", "weights_dir", "evaluation"] {
             map.remove(key);
         }
         // A recipe from before there were programs keeps its digest.

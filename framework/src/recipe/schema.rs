@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cache_section::CacheSection;
 use super::check::Check;
+use super::evaluation_section::EvaluationSection;
 use super::log_section::LogSection;
 use crate::ops::DeviceChoice;
 use crate::plugin::{
@@ -56,6 +57,9 @@ pub struct Recipe {
     pub sample: SampleSection,
     /// What is written while training, and when.
     pub log: LogSection,
+    /// How samples are evaluated afterwards.
+    #[serde(default)]
+    pub evaluation: EvaluationSection,
 }
 
 /// One alignment term: encoder features, normalized, against projected tokens.
@@ -263,6 +267,7 @@ impl Recipe {
         check.within("train", |check| self.train.validate(check));
         check.within("sample", |check| self.sample.validate(&self.train.ema, check));
         check.within("log", |check| self.log.validate(check));
+        check.within("evaluation", |check| self.evaluation.validate(check));
         if let Some(program) = &self.program {
             check.within("program", |check| program.validate(check));
             self.log.has_no_spatial(check);

@@ -1,4 +1,4 @@
-//! The `.npz` that the ADM evaluator reads: one array `arr_0` of bytes, stored uncompressed.
+//! The `.npz` that the ADM evaluator reads: an array `arr_0` of bytes, stored uncompressed, and statistics beside it.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -8,10 +8,11 @@ use anyhow::{Context, Result, ensure};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-const ENTRY: &str = "arr_0.npy";
+use crate::data::npy::Element;
+
 const HEADER_ALIGNMENT: usize = 64; // of the array's bytes inside the entry, as numpy writes them
 
-/// A growing `.npz` with an array `[num, height, width, 3]` of unsigned bytes in C order.
+/// A growing `.npz` of arrays in C order.
 ///
 /// It grows beside its name and gets the name when it is whole; one that is dropped before leaves nothing.
 pub struct NpzWriter {
@@ -22,29 +23,56 @@ pub struct NpzWriter {
 }
 
 impl NpzWriter {
-    /// Begins the file; bytes follow by [`write`](Self::write).
+    /// Begins the file with the array `arr_0` of pictures; their bytes follow by [`write`](Self::write).
     ///
     /// # Errors
     /// The file cannot be made, or the array would have no or too many bytes.
     pub fn create(path: &Path, num: usize, height: usize, width: usize) -> Result<Self> {
-        let shape = [num, height, width, 3];
-        let size = shape.iter().try_fold(1_u64, |size, &n| size.checked_mul(n as u64)).filter(|&size| size > 0);
-        let size = size.with_context(|| format!("cannot write `{}`: an array of shape {shape:?}", path.display()))?;
+        let mut writer = Self::empty(path)?;
+        writer.begin("arr_0", Element::U8, &[num, height, width, 3])?;
+        Ok(writer)
+    }
+
+    /// Begins the file without an array.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn empty(path: &Path) -> Result<Self> {
         let mut aside = path.as_os_str().to_owned();
         aside.push(format!(".{}.partial", std::process::id()));
         let aside = PathBuf::from(aside);
         let file = File::create(&aside).with_context(|| format!("cannot write `{}`", path.display()))?;
         let zip = Some(ZipWriter::new(Sink { file, has_failed: false }));
-        let mut writer = Self { path: path.to_path_buf(), aside, zip, num_missing: size };
-        let header = npy_header(&shape);
+        Ok(Self { path: path.to_path_buf(), aside, zip, num_missing: 0 })
+    }
+
+    /// Begins an array; its bytes follow by [`write`](Self::write).
+    ///
+    /// # Errors
+    /// The array before it is not whole, this one would have no or too many bytes, or the disk refuses.
+    pub fn begin(&mut self, name: &str, element: Element, shape: &[usize]) -> Result<()> {
+        self.check_whole()?;
+        let size = shape.iter().try_fold(element.num_bytes() as u64, |size, &n| size.checked_mul(n as u64));
+        let place = || format!("cannot write `{}`: an array of shape {shape:?}", self.path.display());
+        let size = size.filter(|&size| size > 0).with_context(place)?;
+        let header = npy_header(element, shape);
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
             .large_file(size + header.len() as u64 >= u64::from(u32::MAX)); // such sizes need the zip64 form
-        writer.on_zip(|zip| {
-            zip.start_file(ENTRY, options)?;
+        self.num_missing = size;
+        self.on_zip(|zip| {
+            zip.start_file(format!("{name}.npy"), options)?;
             zip.write_all(&header)
-        })?;
-        Ok(writer)
+        })
+    }
+
+    /// Begins an array and writes all of its values.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin) and [`write`](Self::write).
+    pub fn write_f64(&mut self, name: &str, shape: &[usize], values: &[f64]) -> Result<()> {
+        self.begin(name, Element::F64, shape)?;
+        self.write(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
     }
 
     /// Appends bytes of the array, in C order.
@@ -70,12 +98,7 @@ impl NpzWriter {
     /// # Errors
     /// Bytes are missing, or the disk refuses; then nothing is left under the name that was not there before.
     pub fn finish(mut self) -> Result<()> {
-        ensure!(
-            self.num_missing == 0,
-            "`{}`: {} bytes of the array are missing",
-            self.path.display(),
-            self.num_missing
-        );
+        self.check_whole()?;
         let zip = self.zip.take().with_context(|| format!("cannot write `{}`", self.path.display()))?;
         let named = zip
             .finish()
@@ -83,6 +106,16 @@ impl NpzWriter {
             .and_then(|sink| sink.close())
             .and_then(|()| std::fs::rename(&self.aside, &self.path));
         named.with_context(|| format!("cannot write `{}`", self.path.display()))
+    }
+
+    fn check_whole(&self) -> Result<()> {
+        ensure!(
+            self.num_missing == 0,
+            "`{}`: {} bytes of the array are missing",
+            self.path.display(),
+            self.num_missing
+        );
+        Ok(())
     }
 
     fn on_zip(&mut self, write: impl FnOnce(&mut ZipWriter<Sink>) -> io::Result<()>) -> Result<()> {
@@ -135,12 +168,14 @@ impl Seek for Sink {
     }
 }
 
-/// Magic, version 1.0, length and description of an array of unsigned bytes in C order.
-fn npy_header(shape: &[usize; 4]) -> Vec<u8> {
-    let [num, height, width, channels] = shape;
-    let text = format!("{{'descr': '|u1', 'fortran_order': False, 'shape': ({num}, {height}, {width}, {channels}), }}");
+/// Magic, version 1.0, length and description of an array in C order.
+fn npy_header(element: Element, shape: &[usize]) -> Vec<u8> {
+    let sizes: Vec<String> = shape.iter().map(usize::to_string).collect();
+    let comma = if shape.len() == 1 { "," } else { "" };
+    let shape = format!("({}{comma})", sizes.join(", "));
+    let text = format!("{{'descr': '{}', 'fortran_order': False, 'shape': {shape}, }}", element.name());
     let padding = (HEADER_ALIGNMENT - (10 + text.len() + 1) % HEADER_ALIGNMENT) % HEADER_ALIGNMENT;
-    let length = (text.len() + padding + 1) as u16; // four numbers of at most 20 digits each
+    let length = (text.len() + padding + 1) as u16; // a few numbers of at most 20 digits each
     let mut header = b"\x93NUMPY\x01\x00".to_vec();
     header.extend(length.to_le_bytes());
     header.extend(text.bytes());
@@ -157,7 +192,7 @@ mod tests {
 
     #[test]
     fn the_header_is_numpys() {
-        let header = npy_header(&[50_000, 256, 256, 3]);
+        let header = npy_header(Element::U8, &[50_000, 256, 256, 3]);
         let text = "{'descr': '|u1', 'fortran_order': False, 'shape': (50000, 256, 256, 3), }";
         assert_eq!(header.len(), 128);
         assert_eq!(header[..10], *b"\x93NUMPY\x01\x00\x76\x00");
@@ -181,7 +216,23 @@ mod tests {
         assert_eq!(entry.compression(), CompressionMethod::Stored);
         let mut found = vec![];
         entry.read_to_end(&mut found).unwrap();
-        assert_eq!(found, [npy_header(&[3, 5, 7, 3]), bytes].concat());
+        assert_eq!(found, [npy_header(Element::U8, &[3, 5, 7, 3]), bytes].concat());
+    }
+
+    #[test]
+    fn statistics_stand_beside_pictures_and_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("reference.npz");
+        let mut writer = NpzWriter::create(&path, 1, 1, 2).unwrap();
+        assert!(writer.write_f64("mu", &[2], &[0.5, -1.0]).unwrap_err().to_string().contains("6 bytes"));
+        writer.write(&[7; 6]).unwrap();
+        writer.write_f64("mu", &[2], &[0.5, -1.0]).unwrap();
+        writer.write_f64("sigma", &[2, 1], &[3.0, 4.0]).unwrap();
+        writer.finish().unwrap();
+        let mut read = crate::data::Npz::open(&path).unwrap();
+        assert_eq!(read.read("mu").unwrap(), (vec![2], vec![0.5, -1.0]));
+        assert_eq!(read.read("sigma").unwrap(), (vec![2, 1], vec![3.0, 4.0]));
+        assert_eq!(read.read("arr_0").unwrap().1, [7.0; 6]);
     }
 
     #[test]
@@ -209,7 +260,7 @@ mod tests {
         let full = File::options().write(true).open("/dev/full").unwrap();
         writer.zip = Some(ZipWriter::new(Sink { file: full, has_failed: false }));
         let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-        let begun = writer.on_zip(|zip| Ok(zip.start_file(ENTRY, options)?));
+        let begun = writer.on_zip(|zip| Ok(zip.start_file("arr_0.npy", options)?));
         let message = format!("{:#}", begun.and_then(|()| writer.write(&[1; 105])).unwrap_err());
         assert!(message.contains("samples.npz") && message.contains("space"), "{message}");
         writer.num_missing = 0;

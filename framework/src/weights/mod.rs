@@ -40,7 +40,7 @@ pub use key_map::KeyMap;
 pub use layout::{CheckpointLayout, LayoutContext, checkpoint_layouts, find_layout};
 pub use modules::{ParamInfo, load_state_dict, parameters, state_dict, to_host};
 pub use published::{Fit, PublishedWeights, find_published, published_weights};
-pub use safetensors_file::{read_safetensors, write_safetensors};
+pub use safetensors_file::{parse_safetensors, read_safetensors, write_safetensors};
 pub use tensor_file::{TensorFile, TensorInfo, read_weights};
 pub use torch_writer::write_torch;
 #[doc(hidden)]

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use safetensors::tensor::{Dtype, View as Stored, serialize};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView, View as Stored, serialize};
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -27,6 +27,20 @@ pub fn read_safetensors(path: &Path) -> Result<StateDict> {
     let file = TensorFile::open(path)?;
     ensure!(file.format() == FORMAT, "`{}` is {}, expected safetensors", path.display(), file.format());
     file.tensors().map(|(name, _)| Ok((name.to_string(), file.read(name)?))).collect()
+}
+
+/// All float32 tensors of a file that is in memory, such as one that is part of the program.
+///
+/// # Errors
+/// The bytes are no safetensors file, or hold another kind of element.
+pub fn parse_safetensors(bytes: &[u8]) -> Result<StateDict> {
+    let file = SafeTensors::deserialize(bytes).context("it is no safetensors file")?;
+    let host = |(name, view): (String, TensorView<'_>)| {
+        ensure!(view.dtype() == Dtype::F32, "`{name}` is {:?}, expected F32", view.dtype());
+        let values = view.data().as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)).collect();
+        Ok((name, HostTensor { shape: view.shape().to_vec(), values }))
+    };
+    file.tensors().into_iter().map(host).collect()
 }
 
 /// Writes tensors as F32, synced to disk. An existing file is replaced.
@@ -211,7 +225,6 @@ impl<'de> Deserialize<'de> for Header {
 #[cfg(test)]
 mod tests {
     use burn::tensor::{bf16, f16};
-    use safetensors::tensor::TensorView;
 
     use super::*;
 

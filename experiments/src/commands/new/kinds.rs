@@ -23,7 +23,7 @@ impl Kind {
 }
 
 /// All kinds.
-pub(super) const KINDS: [Kind; 11] = [
+pub(super) const KINDS: [Kind; 12] = [
     Kind {
         name: "projector",
         folder: "projectors",
@@ -72,6 +72,13 @@ pub(super) const KINDS: [Kind; 11] = [
         key: "alignment.0.encoders.0.type",
         heading: "//! Encoders: frozen networks whose features are the target of alignment.",
         template: include_str!("../../../templates/encoder.rs"),
+    },
+    Kind {
+        name: "feature_network",
+        folder: "feature_networks",
+        key: "evaluation.features.0.type",
+        heading: "//! Feature networks, whose features evaluation compares.",
+        template: include_str!("../../../templates/feature_network.rs"),
     },
     Kind {
         name: "dataset",

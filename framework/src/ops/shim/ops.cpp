@@ -2,6 +2,7 @@
 //
 // Every function returns 0, or -1 with the exception's text behind rl_last_error(). Kernels are plain loops
 // compiled for several instruction sets; the loader picks one at run time, so shipped builds need no -march.
+#include <torch/version.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_norm.h>
@@ -115,6 +116,8 @@ void rl_set_last_error(const char* message) { last_error = message; }
 
 int rl_set_threads(int n) { RL_TRY(at::set_num_threads(n)) }
 int rl_threads() { return at::get_num_threads(); }
+
+const char* rl_version() { return TORCH_VERSION; }
 
 // Loads libtorch_cuda from beside the libtorch_cpu in use; its constructors make CUDA known to libtorch.
 int rl_load_cuda() {
