@@ -145,7 +145,7 @@ impl Eval {
         );
         let stored = Stored::open(&self.source)?;
         let mut section = self.section(&EvaluationSection::default())?;
-        section.num_samples = self.num_samples.map_or_else(|| stored.len(), Ok)?;
+        section.num_samples = self.num_samples.map_or_else(|| stored.num_pictures(), Ok)?;
         ensure!(
             section.reference != "data",
             "--reference is missing: an `.npz` of statistics or pictures, or a folder or zip of pictures"

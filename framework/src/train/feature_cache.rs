@@ -206,7 +206,7 @@ mod tests {
     fn a_batch_is_encoded_until_all_of_it_is_known_and_some_times_more_as_proof() {
         for (store, _folder) in stores() {
             let cache = FeatureCache::new(store, SHAPE, true);
-            let mut is_encoded = |indices: [usize; 2]| {
+            let is_encoded = |indices: [usize; 2]| {
                 let (found, is_called) = features(&cache, &indices, 0.0);
                 assert_eq!(found, to_host(encoded(&indices, 0.0)));
                 is_called
