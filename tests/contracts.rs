@@ -15,8 +15,8 @@ use realign::plugin::encoder::WeightFile;
 use realign::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, BackboneContext, BackboneInput, BackboneKind, Condition,
     ConditionSpec, ConditionerConfig, ConditionerContext, ConditionerKind, EncoderConfig, EncoderContext,
-    FeatureContext, FeatureNetworkConfig, NormalizerConfig, ObjectiveConfig, PatchGrid, ProgramConfig, ProjectorConfig, ProjectorContext, ProjectorKind,
-    SamplerConfig, Times,
+    FeatureContext, FeatureNetworkConfig, NormalizerConfig, ObjectiveConfig, PatchGrid, ProgramConfig, ProjectorConfig,
+    ProjectorContext, ProjectorKind, SamplerConfig, Times,
 };
 use realign::plugin::{DatasetConfig, DatasetContext};
 use realign::registry::{PluginInfo, check_names, plugins};
@@ -53,7 +53,10 @@ fn config<T: DeserializeOwned>(plugin: &PluginInfo) -> T {
         ("num_context_tokens", 3.into()),
         ("projector_dim", 17.into()),
     ];
-    if matches!(plugin.kind, "encoder" | "feature_network") && (plugin.name)() != "clip" && map.get("encoder").is_some_and(Value::is_null) {
+    if matches!(plugin.kind, "encoder" | "feature_network")
+        && (plugin.name)() != "clip"
+        && map.get("encoder").is_some_and(Value::is_null)
+    {
         // One that wraps another has no default for it.
         map.insert("encoder".into(), serde_yaml::from_str("{type: hog}").expect("a section"));
     }

@@ -139,17 +139,8 @@ fn statistics_of_inception_must_be_whole_for_what_is_asked() {
     realign::weights::write_safetensors(&desk.path("inception.safetensors"), &published).unwrap();
     let refused = |metric: &str, words: &[&str]| {
         let network = "{type: inception, weights: inception.safetensors}";
-        desk.run(&[
-            "eval",
-            "many.npz",
-            "--reference",
-            "statistics.npz",
-            "--features",
-            network,
-            "--metric",
-            metric,
-        ])
-        .assert_refused(words);
+        desk.run(&["eval", "many.npz", "--reference", "statistics.npz", "--features", network, "--metric", metric])
+            .assert_refused(words);
     };
     refused("spatial_frechet_distance", &["has no array `sigma_s`, which `sfid` needs"]);
     refused("frechet_distance", &["array `sigma`", "[2, 2]", "[3, 3]"]);

@@ -93,12 +93,12 @@ impl Eval {
         let recipe = &trained.plan.recipe;
         let section = self.section(&recipe.evaluation)?;
         let seeds = self.seeds();
-        let own = TrainedRun::open(&settings()?, &self.source, &[])?.plan.recipe;
+        let own = TrainedRun::open(&settings()?, &self.source, &[])?.plan;
         let request = |section: &EvaluationSection, sample, seeds: &[u64]| {
             anyhow::Ok(json!({ "evaluation": section, "sample": sample, "seeds": seeds }).to_string())
         };
         let asked = request(&section, serde_json::to_value(&recipe.sample)?, &seeds)?;
-        let is_own = asked == request(&own.evaluation, serde_json::to_value(&own.sample)?, &[0])?;
+        let is_own = asked == request(&own.recipe.evaluation, serde_json::to_value(&own.recipe.sample)?, &[0])?;
         let digest = (!is_own).then(|| short_digest(&asked));
         let checkpoints = self.checkpoints(&trained)?;
         ensure!(
@@ -117,7 +117,7 @@ impl Eval {
         let weights_dir = self.weights_dir.as_ref().unwrap_or(&recipe.weights_dir);
         let (evaluator, mut used) = self.prepare(&section, pictures, picture_size, weights_dir, &device)?;
         used.recipe = Some([trained.plan.recipe_name.clone(), trained.plan.profile_name.clone()]);
-        used.recipe_digest = Some(trained.plan.digest()?);
+        used.recipe_digest = Some(own.digest()?);
         used.sample = Some(serde_json::to_value(&recipe.sample)?);
         used.autoencoder = Some(serde_json::to_value(&recipe.autoencoder)?);
         used.seeds.clone_from(&seeds);
@@ -129,7 +129,8 @@ impl Eval {
             let metrics = gather(seeds.iter().map(measure).collect::<Result<_>>()?);
             let step = Some(checkpoint.step);
             let found = self.result(step, metrics, used.clone());
-            let path = self.out.clone().unwrap_or_else(|| result_path(&self.source, checkpoint.step, digest.as_deref()));
+            let path =
+                self.out.clone().unwrap_or_else(|| result_path(&self.source, checkpoint.step, digest.as_deref()));
             self.report(&found, Some(&path), out)?;
         }
         Ok(())
@@ -144,7 +145,7 @@ impl Eval {
         );
         let stored = Stored::open(&self.source)?;
         let mut section = self.section(&EvaluationSection::default())?;
-        section.num_samples = self.num_samples.map_or_else(|| stored.len(), Ok)?;
+        section.num_samples = self.num_samples.map_or_else(|| stored.num_pictures(), Ok)?;
         ensure!(
             section.reference != "data",
             "--reference is missing: an `.npz` of statistics or pictures, or a folder or zip of pictures"
@@ -218,8 +219,7 @@ impl Eval {
         device: &'a Device,
     ) -> Result<(Evaluator<'a>, EvaluationSettings)> {
         let digest = pictures.digest()?;
-        let source =
-            ReferenceSource { pictures, count: section.num_reference, batch_size: section.batch_size, device };
+        let source = ReferenceSource { pictures, count: section.num_reference, batch_size: section.batch_size, device };
         let mut networks = vec![];
         for config in &section.features {
             let metrics = section.metrics_of(&**config);
@@ -228,7 +228,9 @@ impl Eval {
             networks.push((network, reference));
         }
         if let Some(path) = &self.save_reference {
-            let [(network, _)] = &networks[..] else { bail!("--save-reference holds statistics of one network; name one") };
+            let [(network, _)] = &networks[..] else {
+                bail!("--save-reference holds statistics of one network; name one")
+            };
             source.save(network, path)?;
         }
         let num_images = networks.iter().map(|(_, reference)| reference.features.len()).max();
@@ -290,7 +292,8 @@ impl Eval {
         write!(out, "{}", table.to_text())?;
         if let Some(path) = path {
             if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-                std::fs::create_dir_all(folder).with_context(|| format!("cannot make folder `{}`", folder.display()))?;
+                std::fs::create_dir_all(folder)
+                    .with_context(|| format!("cannot make folder `{}`", folder.display()))?;
             }
             found.write(path)?;
             writeln!(out, "result: {}", path.display())?;

@@ -64,7 +64,10 @@ impl<'a> Network<'a> {
         device: &Device,
     ) -> Result<Self> {
         let label = config.label();
-        ensure!(!metrics.is_empty(), "nothing that is asked for is measured with feature network `{label}`; leave it out");
+        ensure!(
+            !metrics.is_empty(),
+            "nothing that is asked for is measured with feature network `{label}`; leave it out"
+        );
         let context = FeatureContext { picture_size, weights_dir: weights_dir.to_path_buf() };
         if let Some(file) = config.weights(&context).iter().find(|file| !file.path.exists()) {
             bail!(

@@ -36,7 +36,7 @@ impl ReferenceSource<'_> {
     pub fn num_pictures(&self) -> Result<usize> {
         match &self.pictures {
             Stored::Npz(path) if !Npz::open(path)?.has("arr_0") => Ok(0),
-            pictures => Ok(pictures.len()?.min(self.count)),
+            pictures => Ok(pictures.num_pictures()?.min(self.count)),
         }
     }
 
@@ -172,4 +172,3 @@ fn read_statistics(path: &Path, network: &Network, metrics: &[Metric]) -> Result
         ..Reference::default()
     })
 }
-

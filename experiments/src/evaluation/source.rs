@@ -57,7 +57,7 @@ impl Stored {
     ///
     /// # Errors
     /// The archive has none.
-    pub fn len(&self) -> Result<usize> {
+    pub fn num_pictures(&self) -> Result<usize> {
         match self {
             Self::Npz(path) => {
                 let shape = Npz::open(path)?.header("arr_0")?.shape;
@@ -87,7 +87,7 @@ impl Stored {
     /// # Errors
     /// There are fewer, one cannot be read, they differ in size, or `take` fails.
     pub fn each(&self, count: usize, batch_size: usize, take: &mut Take<'_>) -> Result<()> {
-        let len = self.len()?;
+        let len = self.num_pictures()?;
         ensure!(count <= len, "{count} pictures are asked for, and there are {len}");
         match self {
             Self::Npz(path) => Npz::open(path)?.pictures("arr_0", batch_size, count, take),
@@ -221,7 +221,7 @@ mod tests {
         }
         writer.finish().unwrap();
         for stored in [Stored::open(&archive).unwrap(), Stored::open(&folder).unwrap()] {
-            assert_eq!((stored.len().unwrap(), stored.picture_size().unwrap()), (3, [5, 7]));
+            assert_eq!((stored.num_pictures().unwrap(), stored.picture_size().unwrap()), (3, [5, 7]));
             assert_eq!(seen(&stored, 3).unwrap(), [0, 1, 2]);
             assert_eq!(seen(&stored, 1).unwrap(), [0]);
             assert!(stored.digest().unwrap().is_some());

@@ -39,7 +39,9 @@ pub use activation::{gelu_tanh, silu};
 pub use attention::{attention, attention_packed, unpack_heads};
 pub use conv2d::{ConvShape, conv2d, grid_conv2d};
 pub use cosine::mean_cosine_similarity;
-pub use device::{DeviceChoice, backend_names, describe, libtorch_version, num_threads, on_libtorch, open, set_num_threads};
+pub use device::{
+    DeviceChoice, backend_names, describe, libtorch_version, num_threads, on_libtorch, open, set_num_threads,
+};
 pub use group_norm::{group_norm, group_norm_silu};
 pub use guard::guard;
 pub use jvp::{Direction, Jvp, JvpMethod, jvp};

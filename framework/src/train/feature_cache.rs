@@ -4,7 +4,8 @@
 //! micro-batch, as without a cache, and a batch of which one example is new is computed whole. What is left to differ
 //! is whether an example's features depend on its neighbors in a batch of the same size. On libtorch's CPU and on flex
 //! they do not, as measured with transformers and convolutions (convolutions do change with the *size* of the batch).
-//! Because that is no promise of any library, the first batch read from a cache is computed too and compared.
+//! Because that is no promise of any library, and kernels for a batch's last rows do break it where tokens are few and
+//! odd in number, the first batches read from a cache are computed too and compared.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -17,6 +18,9 @@ use crate::weights::to_host;
 /// Largest difference, relative to the largest feature, that rounding explains.
 const MAX_ROUNDING: f32 = 1e-3;
 
+/// Batches that are compared before a cache is trusted: examples meet other neighbors and other places in each.
+const NUM_PROOFS: usize = 8;
+
 /// The features of one encoder, by example.
 #[derive(Debug)]
 pub struct FeatureCache {
@@ -28,7 +32,7 @@ pub struct FeatureCache {
 #[derive(Debug)]
 struct State {
     store: Option<Store>,
-    is_proven: bool,
+    num_proofs: usize,
     problems: Vec<String>,
 }
 
@@ -45,7 +49,7 @@ impl FeatureCache {
     /// A cache of features of `shape`, `[tokens, channels]`. A strict one ends where features do not come out bit for
     /// bit; another ends where they differ by more than rounding. Either says so.
     pub fn new(store: Store, shape: [usize; 2], is_strict: bool) -> Self {
-        let state = State { store: Some(store), is_proven: false, problems: vec![] };
+        let state = State { store: Some(store), num_proofs: 0, problems: vec![] };
         Self { shape, is_strict, state: Mutex::new(state) }
     }
 
@@ -64,7 +68,7 @@ impl FeatureCache {
     ) -> Result<Tensor<3>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let known = state.store.as_ref().and_then(|store| store.read(indices, self.num_values()));
-        if let Some(known) = known.as_ref().filter(|_| state.is_proven) {
+        if let Some(known) = known.as_ref().filter(|_| state.num_proofs >= NUM_PROOFS) {
             let [tokens, channels] = self.shape;
             let data = TensorData::new(known.clone(), [indices.len(), tokens, channels]);
             return Ok(Tensor::from_data(data, device));
@@ -131,14 +135,15 @@ impl State {
         }
     }
 
-    /// Judges a cache by the first batch that it could serve.
+    /// Judges a cache by one of the first batches that it could serve.
     fn prove(&mut self, known: &[f32], computed: &[f32], is_strict: bool) {
         let is_equal = known.len() == computed.len()
             && known.iter().zip(computed).all(|(known, computed)| known.to_bits() == computed.to_bits());
-        self.is_proven = true;
+        self.num_proofs += 1;
         if is_equal {
             return;
         }
+        self.num_proofs = NUM_PROOFS; // it is told once
         let largest = computed.iter().fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs()));
         let gaps = known.iter().zip(computed).map(|(known, computed)| (known - computed).abs() / largest);
         let gap = gaps.fold(0.0, |largest: f32, gap| if gap > largest || gap.is_nan() { gap } else { largest });
@@ -198,15 +203,18 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_encoded_until_all_of_it_is_known_and_once_more_as_proof() {
+    fn a_batch_is_encoded_until_all_of_it_is_known_and_some_times_more_as_proof() {
         for (store, _folder) in stores() {
             let cache = FeatureCache::new(store, SHAPE, true);
-            let calls = [[0, 1], [1, 2], [2, 0], [0, 2], [1, 1]].map(|indices| {
+            let is_encoded = |indices: [usize; 2]| {
                 let (found, is_called) = features(&cache, &indices, 0.0);
                 assert_eq!(found, to_host(encoded(&indices, 0.0)));
                 is_called
-            });
-            assert_eq!(calls, [true, true, true, false, false]);
+            };
+            assert!(is_encoded([0, 1]) && is_encoded([1, 2]));
+            assert!((0..NUM_PROOFS).all(|n| is_encoded([n % 3, (n + 1) % 3])));
+            assert!(!is_encoded([2, 0]) && !is_encoded([1, 1]));
+            assert!(is_encoded([1, 5]), "one of it is new");
             assert!(cache.problems().is_empty());
         }
     }

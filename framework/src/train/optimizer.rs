@@ -104,6 +104,8 @@ pub struct Optimizer {
     names: Vec<String>,
     state: AdamWState,
     step: u64,
+    /// Whether the model's parameters share memory with what [`flat_parameters`] returns of them.
+    is_shared: bool,
     /// Places of the parameters that share a weight decay, and that decay.
     groups: Vec<(Vec<usize>, f64)>,
 }
@@ -114,7 +116,7 @@ impl Optimizer {
         let (names, params) = flat_parameters(model, true);
         let zeros = || params.iter().map(Tensor::zeros_like).collect();
         let state = AdamWState { first: zeros(), second: zeros() };
-        Self { groups: groups(model, settings), settings, names, state, step: 0 }
+        Self { groups: groups(model, settings), settings, names, state, step: 0, is_shared: false }
     }
 
     /// One update of the model. Returns the gradient's global norm before clipping, `[1]`.
@@ -123,6 +125,11 @@ impl Optimizer {
         let Some(device) = params.first().map(Tensor::device) else {
             return Tensor::zeros([1], &burn::tensor::Device::flex());
         };
+        if !self.is_shared {
+            // A parameter that a network made by permuting or slicing is copied when flattened.
+            *model = with_flat(model.clone(), &params, true);
+            self.is_shared = true;
+        }
         self.step += 1;
         let norm = ops::global_norm(&gradients.0, &device);
         let OptimizerSettings { betas, eps, max_grad_norm, .. } = self.settings;

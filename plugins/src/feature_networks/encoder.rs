@@ -135,7 +135,7 @@ mod tests {
     fn numbers_carry_the_encoders_name() {
         assert_eq!(config("{encoder: {type: hog}}").metric_name(Metric::FrechetDistance), "fd_hog");
         let random = config("{encoder: {type: vit, weights: random}, pool: class_token}");
-        assert_eq!(random.label(), "vit_random_class_token");
+        assert_eq!(random.label(), "dinov2_vit_b_random_class_token"); // the default preset
         assert_eq!(config("{encoder: {type: vit, preset: dinov2-vit-b}}").label(), "dinov2_vit_b");
     }
 

@@ -138,13 +138,14 @@ impl Measure<'_> {
         for &metric in self.metrics {
             let (value, interval) = match metric {
                 Metric::FrechetDistance => self.distance(&samples.features, reference.gaussian.as_ref(), &draws)?,
-                Metric::SpatialFrechetDistance => self.distance(&samples.spatial, reference.spatial.as_ref(), &draws)?,
+                Metric::SpatialFrechetDistance => {
+                    self.distance(&samples.spatial, reference.spatial.as_ref(), &draws)?
+                }
                 Metric::Score => self.score(&samples.logits, &draws)?,
                 Metric::Precision | Metric::Recall => {
                     if manifold.is_none() {
                         let reference = &reference.features;
-                        manifold =
-                            Some(PrecisionRecall::new(&samples.features, reference, NEIGHBORS, self.device)?);
+                        manifold = Some(PrecisionRecall::new(&samples.features, reference, NEIGHBORS, self.device)?);
                     }
                     // Filled just above where it was empty.
                     let both = manifold.as_ref().context("no manifold")?;
@@ -184,8 +185,7 @@ impl Measure<'_> {
     fn score(&self, logits: &FeatureTable, draws: &Bootstrap) -> Result<(f64, [f64; 2])> {
         let probabilities = ClassProbabilities::of_logits(logits.values(), logits.dim())?;
         let value = probabilities.score(self.parts)?;
-        let drawn: Result<Vec<_>> =
-            draws.draws().iter().map(|draw| probabilities.score_of(draw, self.parts)).collect();
+        let drawn: Result<Vec<_>> = draws.draws().iter().map(|draw| probabilities.score_of(draw, self.parts)).collect();
         Ok((value, around(value, &drawn?)))
     }
 
