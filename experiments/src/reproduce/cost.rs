@@ -177,7 +177,10 @@ fn print_assumptions(is_paper: bool, out: &mut dyn Write) -> Result<()> {
             H100 / 1e12
         ),
         false => {
-            format!("two CPU cores at {:.0} GFLOP/s in f32, what the demo of iREPA reaches on such a machine", TWO_CORES / 1e9)
+            format!(
+                "two CPU cores at {:.0} GFLOP/s in f32, what the demo of iREPA reaches on such a machine",
+                TWO_CORES / 1e9
+            )
         }
     };
     writeln!(out, "assumed:")?;
