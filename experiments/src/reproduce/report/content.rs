@@ -106,14 +106,14 @@ fn order_blocks(findings: &Findings<'_>) -> Vec<Block> {
     let count = |verdict: &[Verdict]| findings.orders.iter().filter(|order| verdict.contains(&order.verdict)).count();
     let parts = [
         (count(&[Verdict::Holds, Verdict::HoldsOnce]), "hold"),
-        (count(&[Verdict::WithinNoise]), "are within noise"),
+        (count(&[Verdict::WithinNoise]), "within noise"),
         (count(&[Verdict::Reversed, Verdict::ReversedOnce]), "do not hold"),
-        (count(&[Verdict::SameRun]), "are not tested at this scale"),
-        (count(&[Verdict::NotRun]), "are not run"),
+        (count(&[Verdict::SameRun]), "not tested at this scale"),
+        (count(&[Verdict::NotRun]), "not run"),
     ];
     let parts: Vec<String> =
         parts.iter().filter(|(count, _)| *count > 0).map(|(count, words)| format!("{count} {words}")).collect();
-    blocks.push(Block::Text(format!("Of {} statements {}.", findings.orders.len(), parts.join(", "))));
+    blocks.push(Block::Text(format!("Statements of the paper: {}.", parts.join(", "))));
     let metric = findings.metric.clone().unwrap_or("number".into());
     let mut table = Table::new(["better", "worse", "the paper says so at", "", "", "verdict"]);
     table.header[3] = format!("our {metric}, better");
@@ -148,8 +148,8 @@ fn order_blocks(findings: &Findings<'_>) -> Vec<Block> {
 
 fn beside_text(findings: &Findings<'_>) -> String {
     let first = findings.subject.table.metrics.first().cloned().unwrap_or_default();
-    let gains = format!(
-        "Gain: change of {first} in the paper and of {} here against the first method with all else equal; below zero is \
+    let change = format!(
+        "Change: of {first} in the paper and of {} here against the first method with all else equal; below zero is \
          better for distances.",
         findings.metric.clone().unwrap_or("our number".into())
     );
@@ -158,7 +158,7 @@ fn beside_text(findings: &Findings<'_>) -> String {
     let shared =
         findings.distinct.len() < findings.subject.entries.iter().filter(|entry| entry.kind != Kind::Quoted).count();
     let shared = if shared { " Rows with the same run number share one run of ours." } else { "" };
-    format!("Numbers of the paper as printed. {gains}{shared}{quoted}")
+    format!("Numbers of the paper as printed. {change}{shared}{quoted}")
 }
 
 fn correlation_blocks(findings: &Findings<'_>) -> Vec<Block> {

@@ -82,7 +82,7 @@ pub fn beside(findings: &Findings<'_>) -> Table {
     }
     let is_other = findings.metric.as_deref().filter(|metric| measured.iter().all(|(_, ours)| ours != metric));
     table.header.extend(is_other.map(|metric| format!("our {metric}")));
-    table.header.extend(["paper gain", "our gain", "run"].map(str::to_string));
+    table.header.extend(["paper change", "our change", "run"].map(str::to_string));
     for (at, entry) in subject.entries.iter().enumerate() {
         let mut row = vec![entry.label.clone()];
         if has_columns {
