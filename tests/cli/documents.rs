@@ -48,16 +48,24 @@ fn stand_in(command: &[String]) -> Option<Vec<&str>> {
     match words[0] {
         "test" | "doctor" | "libtorch" => None,
         "run" => {
-            let rest = words[1..].iter().copied().filter(|word| !["--backend", "flex", "--cuda"].contains(word));
-            // An autoencoder or a classifier alone draws no samples.
-            let is_quick = ["recipes/vae.yaml", "recipes/shapes-net.yaml"].iter().any(|alone| words.contains(alone));
+            let mut rest: Vec<&str> = words[1..].to_vec();
+            rest.retain(|word| !["--backend", "flex", "--cuda"].contains(word));
+            // What is only checked has no folder.
+            if let Some(at) = rest.iter().position(|word| *word == "--run-dir") {
+                rest.drain(at..(at + 2).min(rest.len()));
+            }
+            // An autoencoder or an encoder alone draws no samples.
+            let alone = ["recipes/vae.yaml", "recipes/classification.yaml", "recipes/shapes-net.yaml"];
+            let is_quick = alone.iter().any(|recipe| words.contains(recipe));
             let fewer = if is_quick { &[][..] } else { &["--set", "sample.sampler.num_steps=2"] };
             Some(["check"].into_iter().chain(rest).chain(fewer.iter().copied()).collect())
         }
         // PyTorch is not part of the gate; the command line is still checked.
         "bench" => Some(words.into_iter().chain(["--help"]).collect()),
         // A table takes its time; what it resolves to is checked. There is no run to plot.
-        "reproduce" if words.len() > 1 => Some(words.into_iter().chain(["--plan"]).collect()),
+        "reproduce" if words.len() > 1 && !words.contains(&"--plan") => {
+            Some(words.into_iter().chain(["--plan"]).collect())
+        }
         "plot" => Some(vec!["plot", "--help"]),
         word if words.len() == 1 => Some(vec![word, "--help"]),
         _ => Some(words),
