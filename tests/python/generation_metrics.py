@@ -161,7 +161,9 @@ def numbers(realign, count=500):
 
 def cmmd(realign, count=60):
     from safetensors.torch import save_file
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+    from PIL import Image
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+    from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
     folder = Path(tempfile.mkdtemp())
     torch.manual_seed(0)
     vision = CLIPVisionConfig(hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
@@ -177,12 +179,14 @@ def cmmd(realign, count=60):
     samples, reference = pictures(1, count, 1), pictures(2, count, 0)
     save(folder / "samples.npz", samples)
     save(folder / "reference.npz", reference)
-    process = CLIPImageProcessor(size={"shortest_edge": 84}, crop_size={"height": 84, "width": 84})
+    mean, deviation = (np.array(values, np.float32) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
 
     def embed(images):
-        pixels = process(images=[image.permute(1, 2, 0).numpy() for image in images], return_tensors="pt")
+        # Pillow, as cmmd-pytorch does; transformers' own processor resizes with torchvision, whose bytes differ.
+        resized = [Image.fromarray(image.permute(1, 2, 0).numpy()).resize((84, 84), Image.BICUBIC) for image in images]
+        pixels = np.stack([(np.asarray(image, np.float32) / 255 - mean) / deviation for image in resized])
         with torch.no_grad():
-            pooled = model.vision_model(pixel_values=pixels["pixel_values"]).pooler_output
+            pooled = model.vision_model(pixel_values=torch.from_numpy(pixels).permute(0, 3, 1, 2)).pooler_output
             found = model.visual_projection(pooled).double()
         return found / found.norm(dim=1, keepdim=True)
 
