@@ -260,3 +260,18 @@ fn an_unknown_table_or_difference_names_the_nearest() {
     let message = tables.chosen(&table, &["coeficient".into()]).unwrap_err().to_string();
     assert!(message.contains("did you mean `coefficient`?") && message.contains("table 2"), "{message}");
 }
+
+#[test]
+fn overrides_of_an_alignment_hold_for_the_runs_that_align() {
+    let tables = Tables::read().unwrap();
+    let (_, table) = tables.table("table1c").unwrap();
+    let entries = table.entries(&tables, true).unwrap();
+    let sets = ["data.type=shapes", "alignment.0.proj_coeff=0.25"].map(str::to_string);
+    let settings = resolve(&table, &entries, "tiny-imagenet", &sets).unwrap();
+    let coefficients = |aligned: bool| {
+        let terms = settings.iter().map(|setting| setting.plan.recipe.alignment.first());
+        terms.filter(|term| term.is_some() == aligned).map(|term| term.map(|term| term.proj_coeff)).collect::<Vec<_>>()
+    };
+    assert_eq!((coefficients(true), coefficients(false)), (vec![Some(0.25); 6], vec![None]));
+    assert!(resolve(&table, &entries, "tiny-imagenet", &["alignment.7.proj_coeff=1".into()]).is_err());
+}

@@ -2,6 +2,7 @@
 
 python tests/python/clip_text_case.py FOLDER && REALIGN_GOLDEN=FOLDER cargo xtask test parity
 
+With `full` as second argument it has the sizes of CLIP-L's text encoder, 12 blocks of width 768 and 77 tokens.
 Weights are random; the vocabulary is all bytes and a few merges, so that words are split in several ways.
 """
 import collections
@@ -15,7 +16,8 @@ import transformers
 from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-D, TOKENS = 24, 12
+IS_FULL = sys.argv[2:] == ["full"]
+D, MLP, DEPTH, HEADS, TOKENS, POSITIONS = (768, 3072, 12, 12, 77, 77) if IS_FULL else (24, 40, 2, 3, 12, 16)
 TEXT = "a small red circle above a large blue square to the left of the green triangle in the street's rain"
 CAPTIONS = [
     "a small red circle",
@@ -69,12 +71,12 @@ def main():
         tokenizer_json = tokenizer.backend_tokenizer.to_str()
     ids = tokenizer(CAPTIONS, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
     config = CLIPTextConfig(
-        vocab_size=len(vocab), hidden_size=D, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
-        max_position_embeddings=16, hidden_act="quick_gelu", bos_token_id=len(vocab) - 2, eos_token_id=len(vocab) - 1,
+        vocab_size=len(vocab), hidden_size=D, intermediate_size=MLP, num_hidden_layers=DEPTH, num_attention_heads=HEADS,
+        max_position_embeddings=POSITIONS, hidden_act="quick_gelu", bos_token_id=len(vocab) - 2, eos_token_id=len(vocab) - 1,
     )
     model = CLIPTextModel(config).eval()
     for parameter in model.parameters():
-        parameter.data += 0.2 * torch.randn_like(parameter)
+        parameter.data += (0.02 if IS_FULL else 0.2) * torch.randn_like(parameter)
     with torch.no_grad():
         features = model(input_ids=ids).last_hidden_state
     # Published files hold a whole CLIP; its text encoder lies under `text_model`.

@@ -58,10 +58,11 @@ impl Scale<'_> {
     pub fn setting(&self, entry: &Entry, seed: u64) -> Result<Setting> {
         let file = entry.recipe.as_ref().with_context(|| format!("`{}` is quoted and not run", entry.name()))?;
         let recipe = self.recipes.join(file);
-        let own = self.load(&recipe, self.sets).with_context(|| format!("`{}`", entry.name()))?;
+        let user = self.concerning(&recipe)?;
+        let own = self.load(&recipe, &user).with_context(|| format!("`{}`", entry.name()))?;
         let mut instead = vec![];
         let mut train_sets = self.overlay(entry, &own, &mut instead);
-        train_sets.extend(self.sets.iter().filter(|set| !set.starts_with("train.steps=")).cloned());
+        train_sets.extend(user.into_iter().filter(|set| !set.starts_with("train.steps=")));
         if seed > 0 {
             train_sets.push(format!("seed={seed}"));
         }
@@ -81,6 +82,15 @@ impl Scale<'_> {
             instead.push(format!("{steps} steps for {paper}"));
         }
         Ok(Setting { recipe, train_sets, sample_sets, steps, run_dir, sampling: sampling(&layered), instead, plan })
+    }
+
+    /// The user's overrides; those of an alignment only where the recipe aligns.
+    fn concerning(&self, recipe: &Path) -> Result<Vec<String>> {
+        let is_of_alignment = |set: &&String| set.starts_with("alignment");
+        if !self.sets.iter().any(|set| is_of_alignment(&set)) || !self.load(recipe, &[])?.recipe.alignment.is_empty() {
+            return Ok(self.sets.to_vec());
+        }
+        Ok(self.sets.iter().filter(|set| !is_of_alignment(set)).cloned().collect())
     }
 
     fn load(&self, recipe: &Path, sets: &[String]) -> Result<Plan> {

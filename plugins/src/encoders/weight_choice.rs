@@ -38,11 +38,13 @@ impl From<WeightChoice> for String {
 /// What `explain` says of a network: its size, and in capitals where it was never trained.
 pub fn notes<M: Module>(network: &M, choice: Option<&WeightChoice>, seed: u64) -> Vec<String> {
     let count: usize = parameters(network).iter().map(|param| param.shape.iter().product::<usize>()).sum();
-    let mut notes = vec![format!("{count} parameters")];
-    if choice == Some(&WeightChoice::Random) {
-        notes.push(format!("RANDOM WEIGHTS, drawn with seed {seed}: its features were never trained"));
-    }
-    notes
+    std::iter::once(format!("{count} parameters")).chain(random_note(choice, seed)).collect()
+}
+
+/// What is said of weights that nobody trained, in capitals.
+pub fn random_note(choice: Option<&WeightChoice>, seed: u64) -> Option<String> {
+    let is_random = choice == Some(&WeightChoice::Random);
+    is_random.then(|| format!("RANDOM WEIGHTS, drawn with seed {seed}: its features were never trained"))
 }
 
 /// Fills a network from a file in `layout`, for `weights verify`; returns the number of its parameters.

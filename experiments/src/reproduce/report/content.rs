@@ -1,6 +1,7 @@
 //! What a report says, piece by piece.
 
 use anyhow::Result;
+use realign::recipe::Recipe;
 
 use super::Findings;
 use super::block::Block;
@@ -79,6 +80,22 @@ fn notices(findings: &Findings<'_>) -> Vec<Block> {
         )),
         Some(_) => {}
     }
+    let judged: Vec<String> = findings
+        .distinct
+        .iter()
+        .filter_map(|at| Some((&subject.entries[*at], subject.settings[*at].first()?)))
+        .filter(|(_, setting)| is_measured_by_a_target(&setting.plan.recipe))
+        .filter_map(|(entry, _)| entry.arm.clone())
+        .collect();
+    if !judged.is_empty() {
+        let mut arms: Vec<&str> = judged.iter().map(String::as_str).collect();
+        arms.dedup();
+        notices.push(format!(
+            "The network that measures is also the target that these were aligned with, which favors them: {}. \
+             `--set 'evaluation.features=[...]'` names another.",
+            arms.join(", ")
+        ));
+    }
     let few: Vec<usize> =
         findings.ours.iter().flat_map(|ours| &ours.evaluations).map(|one| one.settings.num_samples).collect();
     if let Some(count) = few.iter().min().filter(|count| **count < 50_000 && findings.metric.is_some()) {
@@ -96,6 +113,17 @@ fn notices(findings: &Findings<'_>) -> Vec<Block> {
     }
     notices.extend(subject.failures.iter().map(|failure| format!("Failed: {}", failure.message)));
     notices.into_iter().map(Block::Notice).collect()
+}
+
+/// Whether samples are measured in the features that the run was aligned with.
+fn is_measured_by_a_target(recipe: &Recipe) -> bool {
+    let targets =
+        recipe.alignment.iter().flat_map(|term| &term.encoders).filter_map(|one| serde_json::to_value(one).ok());
+    let targets: Vec<_> = targets.collect();
+    let networks = recipe.evaluation.features.iter();
+    networks
+        .filter_map(|network| serde_json::to_value(network).ok())
+        .any(|network| network.get("encoder").is_some_and(|encoder| targets.contains(encoder)))
 }
 
 fn order_blocks(findings: &Findings<'_>) -> Vec<Block> {

@@ -1,6 +1,6 @@
 //! What a recipe says of a vision transformer.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use realign::burn::tensor::Device;
@@ -13,6 +13,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_yaml::{Mapping, Value};
 
+use super::super::network_input::token_grid;
+use super::super::weight_choice::{WeightChoice, random_note};
 use super::architecture::{Activation, Architecture, Positions, QkvBias, Rotary};
 use super::encoder::Vit;
 use super::layouts;
@@ -34,7 +36,7 @@ pub struct VitConfig {
     pub preset: PresetName,
     /// File of weights; the preset's file in `weights_dir` when left out. `random` draws them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub weights: Option<WeightsChoice>,
+    pub weights: Option<WeightChoice>,
     /// Seed of `weights: random`; 0 when left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -119,31 +121,6 @@ impl Default for PresetName {
     }
 }
 
-/// Where weights come from: a path, or the word `random`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(from = "String", into = "String")]
-pub enum WeightsChoice {
-    /// Drawn from the seed and the parameters' names, for tests and as a baseline.
-    Random,
-    /// A file in any published layout.
-    File(PathBuf),
-}
-
-impl From<String> for WeightsChoice {
-    fn from(text: String) -> Self {
-        if text == "random" { Self::Random } else { Self::File(text.into()) }
-    }
-}
-
-impl From<WeightsChoice> for String {
-    fn from(choice: WeightsChoice) -> Self {
-        match choice {
-            WeightsChoice::Random => "random".into(),
-            WeightsChoice::File(path) => path.to_string_lossy().into_owned(),
-        }
-    }
-}
-
 /// A config with its preset's values, checked.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
@@ -216,8 +193,8 @@ impl VitConfig {
     fn file(&self, weights_dir: &Path) -> Result<Option<WeightFile>> {
         let preset = self.published()?;
         let path = match (&self.weights, preset) {
-            (Some(WeightsChoice::Random), _) => return Ok(None),
-            (Some(WeightsChoice::File(path)), _) => path.clone(),
+            (Some(WeightChoice::Random), _) => return Ok(None),
+            (Some(WeightChoice::File(path)), _) => path.clone(),
             (None, Some(preset)) => weights_dir.join(preset.file()),
             (None, None) => bail!("`weights` is missing; give a file, `random`, or a `preset`"),
         };
@@ -251,16 +228,7 @@ impl Settings {
 
     /// Grid of the tokens: one for 16 pixels, as in the published code; below 256 pixels the backbone's.
     fn grid(&self, ctx: &EncoderContext) -> Result<PatchGrid> {
-        let side = ctx.image_size / 16;
-        let grid = match ctx.image_size {
-            0..256 => ctx.backbone_grid,
-            _ => PatchGrid::new(side, side),
-        };
-        ensure!(
-            ctx.image_size < 256 || ctx.image_size.is_multiple_of(16),
-            "encoder `vit`: pictures of {} pixels are no multiple of 16",
-            ctx.image_size
-        );
+        let grid = token_grid("vit", ctx)?;
         ensure!((1..=1 << 16).contains(&grid.tokens()), "encoder `vit`: a grid of {grid} is out of range");
         self.architecture.check_grid(grid).context("encoder `vit`")?;
         Ok(grid)
@@ -309,12 +277,7 @@ impl EncoderConfig for VitConfig {
                 architecture.depth
             ),
         ];
-        if self.weights == Some(WeightsChoice::Random) {
-            notes.push(format!(
-                "RANDOM WEIGHTS, drawn with seed {}: its features were never trained",
-                self.seed.unwrap_or(0)
-            ));
-        }
+        notes.extend(random_note(self.weights.as_ref(), self.seed.unwrap_or(0)));
         Ok(notes)
     }
 

@@ -13,6 +13,6 @@ mod presets;
 mod published;
 mod table;
 
-pub use config::{VitConfig, WeightsChoice};
+pub use config::VitConfig;
 pub use encoder::Vit;
 pub use presets::{Preset, presets};
