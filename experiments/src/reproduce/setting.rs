@@ -86,11 +86,12 @@ impl Scale<'_> {
 
     /// The user's overrides; those of an alignment only where the recipe aligns.
     fn concerning(&self, recipe: &Path) -> Result<Vec<String>> {
-        let is_of_alignment = |set: &&String| set.starts_with("alignment");
-        if !self.sets.iter().any(|set| is_of_alignment(&set)) || !self.load(recipe, &[])?.recipe.alignment.is_empty() {
-            return Ok(self.sets.to_vec());
+        let (of_alignment, others): (Vec<String>, Vec<String>) =
+            self.sets.iter().cloned().partition(|set| set.starts_with("alignment"));
+        match of_alignment.is_empty() || self.load(recipe, &others)?.recipe.alignment.is_empty() {
+            true => Ok(others),
+            false => Ok(self.sets.to_vec()),
         }
-        Ok(self.sets.iter().filter(|set| !is_of_alignment(set)).cloned().collect())
     }
 
     fn load(&self, recipe: &Path, sets: &[String]) -> Result<Plan> {
