@@ -230,6 +230,19 @@ fn a_run_that_fails_is_told_and_does_not_stop_the_others() {
 }
 
 #[test]
+fn a_report_names_the_methods_that_their_own_target_measures() {
+    let desk = desk();
+    let measured_by = |network: &str| {
+        let features = format!("evaluation.features=[{network}]");
+        desk.run(&args("train.steps=2", &["--report", "--set", &features])).assert_done();
+        report(&desk, "report.md").contains("is also the target of REPA, iREPA")
+    };
+    assert!(measured_by("{type: encoder, encoder: {type: hog}}"));
+    assert!(!measured_by("{type: encoder, encoder: {type: hog, pixels_per_cell: 8}}"));
+    assert!(!measured_by("{type: shapes_net}"));
+}
+
+#[test]
 fn mistakes_are_answered_with_what_is_right() {
     let desk = desk();
     let refused = |words: &[&str], says: &[&str]| desk.run(&[&["reproduce"], words].concat()).assert_refused(says);

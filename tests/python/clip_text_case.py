@@ -72,10 +72,11 @@ def main():
     ids = tokenizer(CAPTIONS, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
     config = CLIPTextConfig(
         vocab_size=len(vocab), hidden_size=D, intermediate_size=MLP, num_hidden_layers=DEPTH, num_attention_heads=HEADS,
-        max_position_embeddings=POSITIONS, hidden_act="quick_gelu", bos_token_id=len(vocab) - 2, eos_token_id=len(vocab) - 1,
+        max_position_embeddings=POSITIONS, hidden_act="quick_gelu",
+        bos_token_id=len(vocab) - 2, eos_token_id=len(vocab) - 1,
     )
     model = CLIPTextModel(config).eval()
-    for parameter in model.parameters():
+    for parameter in model.parameters():  # biases and norms away from 0 and 1
         parameter.data += (0.02 if IS_FULL else 0.2) * torch.randn_like(parameter)
     with torch.no_grad():
         features = model(input_ids=ids).last_hidden_state

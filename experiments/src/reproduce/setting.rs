@@ -58,7 +58,7 @@ impl Scale<'_> {
     pub fn setting(&self, entry: &Entry, seed: u64) -> Result<Setting> {
         let file = entry.recipe.as_ref().with_context(|| format!("`{}` is quoted and not run", entry.name()))?;
         let recipe = self.recipes.join(file);
-        let user = self.concerning(&recipe)?;
+        let user = self.overrides(&recipe).with_context(|| format!("`{}`", entry.name()))?;
         let own = self.load(&recipe, &user).with_context(|| format!("`{}`", entry.name()))?;
         let mut instead = vec![];
         let mut train_sets = self.overlay(entry, &own, &mut instead);
@@ -84,14 +84,12 @@ impl Scale<'_> {
         Ok(Setting { recipe, train_sets, sample_sets, steps, run_dir, sampling: sampling(&layered), instead, plan })
     }
 
-    /// The user's overrides; those of an alignment only where the recipe aligns.
-    fn concerning(&self, recipe: &Path) -> Result<Vec<String>> {
+    /// The user's overrides for a recipe: those of an alignment only where it aligns.
+    fn overrides(&self, recipe: &Path) -> Result<Vec<String>> {
         let (of_alignment, others): (Vec<String>, Vec<String>) =
             self.sets.iter().cloned().partition(|set| set.starts_with("alignment"));
-        match of_alignment.is_empty() || self.load(recipe, &others)?.recipe.alignment.is_empty() {
-            true => Ok(others),
-            false => Ok(self.sets.to_vec()),
-        }
+        let is_aligned = of_alignment.is_empty() || !self.load(recipe, &others)?.recipe.alignment.is_empty();
+        Ok(if is_aligned { self.sets.to_vec() } else { others })
     }
 
     fn load(&self, recipe: &Path, sets: &[String]) -> Result<Plan> {

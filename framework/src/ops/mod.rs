@@ -28,6 +28,8 @@ mod layer_norm;
 mod libtorch;
 mod linear;
 mod optimizer;
+#[cfg(test)]
+mod optimizer_check;
 mod qk_norm;
 mod residual;
 mod rms_norm;

@@ -1,5 +1,7 @@
 //! What a report says, piece by piece.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use realign::recipe::Recipe;
 
@@ -80,22 +82,7 @@ fn notices(findings: &Findings<'_>) -> Vec<Block> {
         )),
         Some(_) => {}
     }
-    let judged: Vec<String> = findings
-        .distinct
-        .iter()
-        .filter_map(|at| Some((&subject.entries[*at], subject.settings[*at].first()?)))
-        .filter(|(_, setting)| is_measured_by_a_target(&setting.plan.recipe))
-        .filter_map(|(entry, _)| entry.arm.clone())
-        .collect();
-    if !judged.is_empty() {
-        let mut arms: Vec<&str> = judged.iter().map(String::as_str).collect();
-        arms.dedup();
-        notices.push(format!(
-            "The network that measures is also the target that these were aligned with, which favors them: {}. \
-             `--set 'evaluation.features=[...]'` names another.",
-            arms.join(", ")
-        ));
-    }
+    notices.extend(measured_by_their_target(findings));
     let few: Vec<usize> =
         findings.ours.iter().flat_map(|ours| &ours.evaluations).map(|one| one.settings.num_samples).collect();
     if let Some(count) = few.iter().min().filter(|count| **count < 50_000 && findings.metric.is_some()) {
@@ -115,15 +102,30 @@ fn notices(findings: &Findings<'_>) -> Vec<Block> {
     notices.into_iter().map(Block::Notice).collect()
 }
 
-/// Whether samples are measured in the features that the run was aligned with.
-fn is_measured_by_a_target(recipe: &Recipe) -> bool {
-    let targets =
-        recipe.alignment.iter().flat_map(|term| &term.encoders).filter_map(|one| serde_json::to_value(one).ok());
-    let targets: Vec<_> = targets.collect();
-    let networks = recipe.evaluation.features.iter();
-    networks
-        .filter_map(|network| serde_json::to_value(network).ok())
-        .any(|network| network.get("encoder").is_some_and(|encoder| targets.contains(encoder)))
+/// Names the methods whose samples are measured in the features that they were aligned with.
+fn measured_by_their_target(findings: &Findings<'_>) -> Option<String> {
+    let subject = findings.subject;
+    let is_concerned = |at: &&usize| {
+        let recipe = subject.settings[**at].first().map(|setting| &setting.plan.recipe);
+        recipe.is_some_and(is_measured_by_its_target)
+    };
+    let concerned = findings.distinct.iter().filter(is_concerned);
+    let arms: BTreeSet<&str> = concerned.filter_map(|at| subject.entries[*at].arm.as_deref()).collect();
+    let arms: Vec<&str> = arms.into_iter().collect();
+    (!arms.is_empty()).then(|| {
+        format!(
+            "The encoder that measures is also the target of {}, which favors what is aligned. \
+             `--set 'evaluation.features=[...]'` names another.",
+            arms.join(", ")
+        )
+    })
+}
+
+fn is_measured_by_its_target(recipe: &Recipe) -> bool {
+    let encoders = recipe.alignment.iter().flat_map(|term| &term.encoders);
+    let targets: Vec<_> = encoders.filter_map(|encoder| serde_json::to_value(encoder).ok()).collect();
+    let mut networks = recipe.evaluation.features.iter().filter_map(|network| serde_json::to_value(network).ok());
+    networks.any(|network| network.get("encoder").is_some_and(|encoder| targets.contains(encoder)))
 }
 
 fn order_blocks(findings: &Findings<'_>) -> Vec<Block> {
