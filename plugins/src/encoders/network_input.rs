@@ -11,7 +11,7 @@ pub const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225
 /// Grid of the tokens: one for 16 pixels, as in the published code; below 256 pixels the backbone's.
 ///
 /// # Errors
-/// The pictures do not come apart in tokens of 16 pixels.
+/// The side of the pictures is no multiple of 16, or the backbone has no grid.
 pub fn token_grid(name: &str, ctx: &EncoderContext) -> Result<PatchGrid> {
     if ctx.image_size < 256 {
         ensure!(
@@ -23,7 +23,7 @@ pub fn token_grid(name: &str, ctx: &EncoderContext) -> Result<PatchGrid> {
     }
     ensure!(
         ctx.image_size.is_multiple_of(16),
-        "encoder `{name}`: pictures of {} pixels do not come apart in tokens of 16 pixels",
+        "encoder `{name}`: the side of the pictures, {} pixels, is no multiple of 16, the side of a token",
         ctx.image_size
     );
     Ok(PatchGrid::new(ctx.image_size / 16, ctx.image_size / 16))
