@@ -42,7 +42,7 @@ fn diffusion(layered: &Layered, mut plan: Plan, out: &mut dyn Write) -> Result<E
     if !is_complete(&plan.missing, out)? {
         return Ok(ExitCode::SUCCESS);
     }
-    check_device(layered, &plan.recipe.device)?;
+    check_device(layered, &plan.recipe.device, plan.recipe.precision)?;
     plan.recipe.train.global_batch_size = 2;
     plan.recipe.train.micro_batch_size = 2;
     plan.recipe.loader.num_workers = 0;
@@ -64,7 +64,7 @@ fn program(layered: &Layered, mut plan: ProgramPlan, out: &mut dyn Write) -> Res
     if !is_complete(&plan.missing, out)? {
         return Ok(ExitCode::SUCCESS);
     }
-    check_device(layered, &plan.recipe.device)?;
+    check_device(layered, &plan.recipe.device, plan.recipe.precision)?;
     (plan.recipe.train.global_batch_size, plan.recipe.train.micro_batch_size) = (2, 2);
     plan.recipe.loader.num_workers = 0;
     step(ProgramRun::new(&plan)?, &plan.recipe_name, out)

@@ -89,7 +89,7 @@ impl Eval {
     fn evaluate_run(&self, out: &mut dyn Write) -> Result<()> {
         ensure!(self.device.is_none(), "--device: the run says where it computes; override it with --set device=…");
         let trained = TrainedRun::open(&settings()?, &self.source, &self.sets)?;
-        check_device(&trained.layered, &trained.plan.recipe.device)?;
+        check_device(&trained.layered, &trained.plan.recipe.device, trained.plan.recipe.precision)?;
         let recipe = &trained.plan.recipe;
         let section = self.section(&recipe.evaluation)?;
         let seeds = self.seeds();

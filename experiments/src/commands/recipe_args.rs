@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use realign::ops::{self, DeviceChoice};
+use realign::ops::{self, DeviceChoice, Precision};
 use realign::recipe::{Job, Layered, Plan, Settings};
 
 /// A recipe, its profile and overrides.
@@ -55,14 +55,18 @@ pub fn settings() -> Result<Settings> {
     }
 }
 
-/// Opens the recipe's device once, so that one that is not there is refused at the line that asks for it.
+/// Opens the recipe's device once, so that one that is not there, or lacks the precision, is refused at the line that
+/// asks for it.
 ///
 /// # Errors
-/// `file:line: device: message`.
-pub fn check_device(layered: &Layered, device: &str) -> Result<()> {
-    layered.check(|check| {
-        if let Err(problem) = DeviceChoice::parse(device).and_then(ops::open) {
-            check.bad("device", format!("{problem:#}"));
+/// `file:line: device: message`, or of `precision`.
+pub fn check_device(layered: &Layered, device: &str, precision: Precision) -> Result<()> {
+    layered.check(|check| match DeviceChoice::parse(device).and_then(ops::open) {
+        Ok(device) => {
+            if let Err(problem) = precision.check(&device) {
+                check.record(&problem);
+            }
         }
+        Err(problem) => check.bad("device", format!("{problem:#}")),
     })
 }

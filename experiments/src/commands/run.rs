@@ -46,7 +46,7 @@ impl Run {
         match &job {
             Job::Diffusion(plan) => self.diffusion(&layered, plan, out),
             Job::Program(plan) => {
-                check_device(&layered, &plan.recipe.device)?;
+                check_device(&layered, &plan.recipe.device, plan.recipe.precision)?;
                 let run_dir = run_dir(self.run_dir.as_deref(), self.runs.as_deref(), |runs| plan.run_dir(runs))?;
                 let frame = Frame::of_program(plan, &layered)?;
                 self.program(ProgramRun::new(plan)?, &frame, run_dir, out)
@@ -55,7 +55,7 @@ impl Run {
     }
 
     fn diffusion(&self, layered: &Layered, plan: &Plan, out: &mut dyn Write) -> Result<ExitCode> {
-        check_device(layered, &plan.recipe.device)?;
+        check_device(layered, &plan.recipe.device, plan.recipe.precision)?;
         let run_dir = run_dir(self.run_dir.as_deref(), self.runs.as_deref(), |runs| plan.run_dir(runs))?;
         if let Some(program) = &plan.recipe.program {
             let frame = Frame::of_diffusion(plan, layered)?;

@@ -60,7 +60,7 @@ impl Sample {
         ensure!(self.num > 0 && self.batch > 0, "--num and --batch must be at least 1");
         let trained = TrainedRun::open(&settings()?, &self.run, &self.sets)?;
         let plan = &trained.plan;
-        check_device(&trained.layered, &plan.recipe.device)?;
+        check_device(&trained.layered, &plan.recipe.device, plan.recipe.precision)?;
         let checkpoint = trained.checkpoint(self.step)?;
         let assembly = trained.assembly(&checkpoint)?;
         let model = trained.model(&checkpoint, &plan.recipe.sample.weights, &assembly.device)?;

@@ -30,7 +30,7 @@ pub fn tap_features(
     noise_level: f64,
     streams: &Streams,
 ) -> Result<Vec<Tensor<3>>> {
-    ops::guard(|| {
+    let features = || {
         let device = &assembly.device;
         let x0 = assembly.autoencoder.encode(images, streams);
         let shape @ [batch, ..] = x0.dims();
@@ -47,5 +47,6 @@ pub fn tap_features(
             taps,
         };
         Ok(model.backbone.forward(input).taps)
-    })
+    };
+    assembly.precision.scope(|| ops::guard(features))
 }

@@ -8,7 +8,7 @@ use burn::tensor::{Tensor, activation::softmax};
 /// * `q`, `k`, `v` and the result: `[batch, heads, tokens, head_dim]`
 pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "tch")]
-    if super::device::on_libtorch_cpu(&q.device()) {
+    if super::on_libtorch(&q.device()) {
         return fused::attention(q, k, v);
     }
     portable(q, k, v)
@@ -21,7 +21,7 @@ pub fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
 /// * result: `[batch, tokens, heads · head_dim]`
 pub fn attention_packed(qkv: Tensor<3>, heads: usize) -> Tensor<3> {
     #[cfg(feature = "tch")]
-    if super::device::on_libtorch_cpu(&qkv.device()) {
+    if super::on_libtorch(&qkv.device()) {
         return fused::attention_packed(qkv, heads);
     }
     let [batch, tokens, channels] = qkv.dims();
@@ -50,8 +50,14 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
-    use crate::ops::dual;
+    use tch::Kind;
+
+    use crate::ops::attention_kernel::{self, Memory};
     use crate::ops::libtorch::{Prim, T, fresh, register};
+    use crate::ops::{Precision, dual, half};
+
+    /// Scores whose tangent is taken at once on a device with memory of its own: 256 MiB in f32.
+    const MAX_SCORES: i64 = 1 << 26;
 
     #[backend_extension(LibTorch, Autodiff)]
     pub trait AttentionOp: Backend {
@@ -71,25 +77,6 @@ mod fused {
         Tensor::from_dispatch(<Dispatch as AttentionOp>::fused_attention_packed(qkv.into_dispatch(), heads))
     }
 
-    /// Result `[batch, heads, tokens, head_dim]` and the log-sum-exp that its gradient needs.
-    fn flash(q: &T, k: &T, v: &T) -> (T, T) {
-        let [q, k, v] = [q, k, v].map(dense);
-        T::internal_scaled_dot_product_flash_attention_for_cpu::<T>(&q, &k, &v, 0.0, false, None, None)
-    }
-
-    /// The kernel reads rows as if their values were adjacent, and returns garbage when they are not.
-    fn dense(tensor: &T) -> T {
-        if tensor.stride().last() == Some(&1) { tensor.shallow_clone() } else { tensor.contiguous() }
-    }
-
-    fn flash_backward(g: &T, [q, k, v]: [&T; 3], out: &T, lse: &T) -> [T; 3] {
-        let [g, q, k, v, out] = [g, q, k, v, out].map(dense);
-        let (q, k, v) = T::internal_scaled_dot_product_flash_attention_for_cpu_backward::<T>(
-            &g, &q, &k, &v, &out, lse, 0.0, false, None, None,
-        );
-        [q, k, v]
-    }
-
     fn unpack(qkv: &T, heads: usize) -> [T; 3] {
         let (size, heads) = (qkv.size(), heads as i64);
         let parts = qkv.view([size[0], size[1], 3, heads, size[2] / (3 * heads)]).permute([2, 0, 3, 1, 4]);
@@ -101,17 +88,23 @@ mod fused {
         heads.transpose(1, 2).reshape([size[0], size[2], size[1] * size[3]])
     }
 
-    /// `dP · v + P · dv` for `P = softmax(S)`, `dP = P ⊙ (dS − Σ P ⊙ dS)`; one sample at a time, so that the square
-    /// matrices stay in the cache.
+    /// `dP · v + P · dv` for `P = softmax(S)`, `dP = P ⊙ (dS − Σ P ⊙ dS)`; a few samples at a time, so that the square
+    /// matrices stay in the cache of a CPU, and in the memory of another device.
     fn tangent([q, k, v]: [&T; 3], [dq, dk, dv]: [Option<T>; 3]) -> T {
-        let scale = 1.0 / (q.size()[3] as f64).sqrt();
-        let sample = |n: i64| {
-            let [q, k, v] = [q, k, v].map(|x| x.select(0, n));
-            let [dq, dk, dv] = [&dq, &dk, &dv].map(|d| d.as_ref().map(|d| d.select(0, n)));
+        let size = q.size();
+        let scale = 1.0 / (size[3] as f64).sqrt();
+        let chunk = match q.device() {
+            tch::Device::Cpu => 1,
+            _ => (MAX_SCORES / (size[1] * size[2] * k.size()[2]).max(1)).max(1),
+        };
+        let samples = |first: i64| {
+            let part = |x: &T| x.narrow(0, first, chunk.min(size[0] - first));
+            let [q, k, v] = [q, k, v].map(part);
+            let [dq, dk, dv] = [&dq, &dk, &dv].map(|d| d.as_ref().map(part));
             let q = q * scale;
-            let p = q.matmul(&k.transpose(1, 2)).softmax(-1, None);
-            let by_q = dq.map(|dq| (dq * scale).matmul(&k.transpose(1, 2)));
-            let by_k = dk.map(|dk| q.matmul(&dk.transpose(1, 2)));
+            let p = q.matmul(&k.transpose(2, 3)).softmax(-1, None);
+            let by_q = dq.map(|dq| (dq * scale).matmul(&k.transpose(2, 3)));
+            let by_k = dk.map(|dk| q.matmul(&dk.transpose(2, 3)));
             let by_scores = dual::sum([by_q, by_k]).map(|mut ds| {
                 let _ = ds.g_mul_(&p);
                 let along = ds.sum_dim_intlist(&[-1i64][..], true, None);
@@ -119,56 +112,92 @@ mod fused {
             });
             dual::sum([by_scores, dv.map(|dv| p.matmul(&dv))]).unwrap_or_else(|| v.zeros_like())
         };
-        T::stack(&(0..q.size()[0]).map(sample).collect::<Vec<_>>(), 0)
+        let firsts = (0..size[0]).step_by(usize::try_from(chunk).unwrap_or(1));
+        T::cat(&firsts.map(samples).collect::<Vec<_>>(), 0)
     }
 
-    /// Inputs without tangents; the result and the log-sum-exp.
-    fn evaluate(inputs: [Prim; 3]) -> ([Prim; 3], [Prim; 3]) {
+    /// An operand as kernels take it and the backward pass keeps it.
+    fn kept(x: Prim, precision: Precision) -> Prim {
+        if precision == Precision::Bf16 { fresh(half::rounded(&x.tensor)) } else { x }
+    }
+
+    /// A kernel's result, as it is kept and in f32.
+    fn results(out: T, precision: Precision) -> [Prim; 2] {
+        let kept = kept(fresh(out), precision);
+        let out = if precision == Precision::Bf16 { fresh(kept.tensor.to_kind(Kind::Float)) } else { kept.clone() };
+        [kept, out]
+    }
+
+    /// Operands and result as the backward pass needs them, and the result with tangent.
+    fn evaluate(inputs: [Prim; 3]) -> (Kept<4>, Prim) {
+        let precision = Precision::current();
         let (inputs, tangents) = dual::part(inputs);
+        let inputs = inputs.map(|input| kept(input, precision));
         let [q, k, v] = inputs.each_ref().map(|input| &input.tensor);
-        let (out, lse) = flash(q, k, v);
+        let (out, memory) = attention_kernel::forward([q, k, v]);
         let tangent = tangents.map(|tangents| tangent([q, k, v], tangents));
-        let out = fresh(out);
-        let dual = dual::join(out.clone(), tangent);
-        (inputs, [out, fresh(lse), dual])
+        let [kept, out] = results(out, precision);
+        let dual = dual::join(out, tangent);
+        let [q, k, v] = inputs;
+        (Kept { tensors: [q, k, v, kept], memory, precision }, dual)
     }
 
-    /// The packed input without tangent; the result without and with tangent, and the log-sum-exp.
-    fn evaluate_packed(qkv: Prim, heads: usize) -> (Prim, [Prim; 3]) {
+    /// As [`evaluate`], packed.
+    fn evaluate_packed(qkv: Prim, heads: usize) -> (Kept<2>, Prim) {
+        let precision = Precision::current();
         let ([qkv], tangents) = dual::part([qkv]);
-        let qkv = Prim { tensor: qkv.tensor.contiguous(), ..qkv };
+        let qkv = kept(Prim { tensor: qkv.tensor.contiguous(), ..qkv }, precision);
         let [q, k, v] = unpack(&qkv.tensor, heads);
-        let (out, lse) = flash(&q, &k, &v);
+        let (out, memory) = attention_kernel::forward([&q, &k, &v]);
         let tangent = tangents.and_then(|[tangent]| tangent).map(|d| {
             let tangents = unpack(&d.contiguous(), heads).map(Some);
             pack(&tangent([&q, &k, &v], tangents))
         });
-        let out = fresh(pack(&out));
-        let dual = dual::join(out.clone(), tangent);
-        (qkv, [out, fresh(lse), dual])
+        let [kept, out] = results(pack(&out), precision);
+        let dual = dual::join(out, tangent);
+        (Kept { tensors: [qkv, kept], memory, precision }, dual)
+    }
+
+    /// What the backward pass needs: operands, the result, what the kernel left, the policy of the forward pass.
+    #[derive(Debug, Clone)]
+    struct Kept<const N: usize> {
+        tensors: [Prim; N],
+        memory: Memory,
+        precision: Precision,
+    }
+
+    impl<const N: usize> Kept<N> {
+        /// Gradients of queries, keys and values, as the kernel leaves them.
+        fn backward(&self, g: &T, qkv: [&T; 3], out: &T) -> [T; 3] {
+            let g = if self.precision == Precision::Bf16 { half::rounded(g) } else { g.shallow_clone() };
+            self.precision.scope(|| attention_kernel::backward(&g, qkv, out, &self.memory))
+        }
+
+        /// A gradient in f32.
+        fn finished(&self, gradient: T) -> Prim {
+            fresh(if self.precision == Precision::Bf16 { half::result(&gradient) } else { gradient })
+        }
     }
 
     impl AttentionOp for LibTorch {
         fn fused_attention(q: Prim, k: Prim, v: Prim) -> Prim {
-            let (_, [_, _, out]) = evaluate([q, k, v]);
-            out
+            evaluate([q, k, v]).1
         }
         fn fused_attention_packed(qkv: Prim, heads: usize) -> Prim {
-            let (_, [_, _, out]) = evaluate_packed(qkv, heads);
-            out
+            evaluate_packed(qkv, heads).1
         }
     }
 
     #[derive(Debug)]
     struct AttentionBackward;
     impl Backward<LibTorch, 3> for AttentionBackward {
-        type State = [Prim; 5];
+        type State = Kept<4>;
         fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
             let parents = ops.parents.map(|node| node.map(|node| node.id));
-            let g = grads.consume::<LibTorch>(&ops.node).tensor;
-            let [q, k, v, out, lse] = ops.state.each_ref().map(|state| &state.tensor);
-            for (node, gradient) in parents.into_iter().zip(flash_backward(&g, [q, k, v], out, lse)) {
-                register(grads, node, fresh(gradient));
+            let (g, state) = (grads.consume::<LibTorch>(&ops.node).tensor, ops.state);
+            let [q, k, v, out] = state.tensors.each_ref().map(|kept| &kept.tensor);
+            for (node, gradient) in parents.into_iter().zip(state.backward(&g, [q, k, v], out)) {
+                register(grads, node, state.finished(gradient));
             }
         }
     }
@@ -176,38 +205,37 @@ mod fused {
     #[derive(Debug)]
     struct PackedBackward;
     impl Backward<LibTorch, 1> for PackedBackward {
-        type State = (T3, usize);
+        type State = (Kept<2>, usize);
         fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
             let node = ops.parents[0].as_ref().map(|node| node.id);
             let g = grads.consume::<LibTorch>(&ops.node).tensor;
-            let ([qkv, out, lse], heads) = ops.state;
-            let (size, h) = (qkv.tensor.size(), heads as i64);
+            let (state, heads) = ops.state;
+            let [qkv, out] = state.tensors.each_ref().map(|kept| &kept.tensor);
+            let (size, h) = (qkv.size(), heads as i64);
             let (batch, tokens, channels) = (size[0], size[1], size[2] / 3);
             let split = |packed: &T| packed.reshape([batch, tokens, h, channels / h]).transpose(1, 2);
-            let [q, k, v] = unpack(&qkv.tensor, heads);
-            let parts = flash_backward(&split(&g), [&q, &k, &v], &split(&out.tensor), &lse.tensor);
-            let parts = parts.map(|part| part.transpose(1, 2));
-            register(grads, node, fresh(T::stack(&parts, 2).view([batch, tokens, 3 * channels])));
+            let [q, k, v] = unpack(qkv, heads);
+            let parts = state.backward(&split(&g), [&q, &k, &v], &split(out)).map(|part| part.transpose(1, 2));
+            let gradient = T::stack(&parts, 2).view([batch, tokens, 3 * channels]);
+            register(grads, node, state.finished(gradient));
         }
     }
-    /// Packed input, result, log-sum-exp.
-    type T3 = [Prim; 3];
 
     impl<C: CheckpointStrategy> AttentionOp for Autodiff<LibTorch, C> {
         fn fused_attention(q: FloatTensor<Self>, k: FloatTensor<Self>, v: FloatTensor<Self>) -> FloatTensor<Self> {
             let ((q, to_q), (k, to_k), (v, to_v)) = (q.into_parts(), k.into_parts(), v.into_parts());
-            let ([q, k, v], [out, lse, dual]) = evaluate([q, k, v]);
+            let (kept, out) = evaluate([q, k, v]);
             match AttentionBackward.prepare::<C>([to_q, to_k, to_v]).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish([q, k, v, out, lse], dual),
-                OpsKind::UnTracked(prep) => prep.finish(dual),
+                OpsKind::Tracked(prep) => prep.finish(kept, out),
+                OpsKind::UnTracked(prep) => prep.finish(out),
             }
         }
         fn fused_attention_packed(qkv: FloatTensor<Self>, heads: usize) -> FloatTensor<Self> {
             let (qkv, to_qkv) = qkv.into_parts();
-            let (qkv, [out, lse, dual]) = evaluate_packed(qkv, heads);
+            let (kept, out) = evaluate_packed(qkv, heads);
             match PackedBackward.prepare::<C>([to_qkv]).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish(([qkv, out, lse], heads), dual),
-                OpsKind::UnTracked(prep) => prep.finish(dual),
+                OpsKind::Tracked(prep) => prep.finish((kept, heads), out),
+                OpsKind::UnTracked(prep) => prep.finish(out),
             }
         }
     }

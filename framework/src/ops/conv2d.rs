@@ -65,8 +65,8 @@ mod fused {
     use burn::tensor::Tensor;
 
     use super::ConvShape;
-    use crate::ops::dual;
     use crate::ops::libtorch::{Handle, Prim, T, channels_last, check, fresh, handle, own, register};
+    use crate::ops::{Precision, dual, half};
 
     unsafe extern "C" {
         fn rl_conv2d_backward(
@@ -116,8 +116,20 @@ mod fused {
             x.conv2d(w, b, [self.stride as i64; 2], [padding; 2], [1, 1], 1)
         }
 
-        /// Inputs without tangents, and the result.
+        /// The picture as the backward pass needs it, the weight, and the result, for operands in bf16.
+        fn evaluate_rounded(self, [x, w, b]: [Prim; 3]) -> ([Prim; 3], Prim) {
+            let [x, weight] = [&x, &w].map(|operand| half::rounded(&operand.tensor));
+            let y = self.convolve(&half::operand(&x), &half::operand(&weight), None);
+            let mut y = half::result(&y);
+            let _ = y.g_add_(&b.tensor.view([1, -1, 1, 1]));
+            ([fresh(x), w, b], fresh(y))
+        }
+
+        /// Inputs without tangents as the backward pass needs them, and the result.
         fn evaluate(self, inputs: [Prim; 3]) -> ([Prim; 3], Prim) {
+            if Precision::current() == Precision::Bf16 {
+                return self.evaluate_rounded(inputs);
+            }
             let ([x, w, b], tangents) = dual::part(inputs);
             let y = fresh(self.convolve(&x.tensor, &w.tensor, Some(&b.tensor)));
             let tangent = tangents.and_then(|[dx, dw, db]| {
@@ -136,37 +148,54 @@ mod fused {
         }
     }
 
+    /// Gradients of the padded picture and of the weight, as far as they are asked for, and of the bias.
+    fn gradients(shape: ConvShape, [g, x, w]: [&T; 3], padding: i64, asked: [bool; 3]) -> [Option<T>; 3] {
+        let mut found = [std::ptr::null_mut(); 3];
+        let [gx, gw, gb] = &mut found;
+        let needs = asked.iter().rev().fold(0, |bits, is_asked| bits << 1 | i32::from(*is_asked));
+        // SAFETY: live tensors in, owned tensors out; those that are not asked for stay null.
+        check(unsafe {
+            rl_conv2d_backward(handle(g), handle(x), handle(w), shape.stride as i64, padding, needs, gx, gw, gb)
+        });
+        found.map(|gradient| (!gradient.is_null()).then(|| own(gradient)))
+    }
+
+    /// As [`gradients`], of operands in bf16; the bias has its own in f32.
+    fn gradients_rounded(shape: ConvShape, [g, x, w]: [&T; 3], padding: i64, asked: [bool; 3]) -> [Option<T>; 3] {
+        let [to_x, to_w, to_b] = asked;
+        let bias = to_b.then(|| g.sum_dim_intlist(&[0i64, 2, 3][..], false, None));
+        let [g, w] = [g, w].map(|operand| half::operand(&half::rounded(operand)));
+        let [x, w_gradient, _] = gradients(shape, [&g, &half::operand(x), &w], padding, [to_x, to_w, false]);
+        [x.map(|x| half::result(&x)), w_gradient.map(|w| half::result(&w)), bias]
+    }
+
     impl Backward<LibTorch, 3> for ConvShape {
-        type State = (Prim, Prim);
+        type State = (Prim, Prim, Precision);
         fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-            let [to_x, to_w, to_b] = ops.parents.map(|node| node.map(|node| node.id));
+            let parents = ops.parents.map(|node| node.map(|node| node.id));
             let g = channels_last(&grads.consume::<LibTorch>(&ops.node).tensor);
-            let (x, w) = ops.state;
+            let (x, w, precision) = ops.state;
             let size = x.tensor.size();
             let (x, padding) = self.padded(&x.tensor);
-            let null = std::ptr::null_mut();
-            let (mut gx, mut gw, mut gb) = (null, null, null);
-            // SAFETY: live tensors in, owned tensors out; those that are not asked for stay null.
-            check(unsafe {
-                let (g, x, w) = (handle(&g), handle(&x), handle(&w.tensor));
-                let asked = [to_x.is_some(), to_w.is_some(), to_b.is_some()].map(i32::from);
-                let needs = asked[0] | asked[1] << 1 | asked[2] << 2;
-                rl_conv2d_backward(g, x, w, self.stride as i64, padding, needs, &mut gx, &mut gw, &mut gb)
+            let (operands, asked) = ([&g, &x, &w.tensor], parents.map(|node| node.is_some()));
+            let [gx, gw, gb] = precision.scope(|| match precision {
+                Precision::Bf16 => gradients_rounded(self, operands, padding, asked),
+                Precision::F32 | Precision::Tf32 => gradients(self, operands, padding, asked),
             });
-            if to_x.is_some() {
-                let mut gx = own(gx);
+            let [to_x, to_w, to_b] = parents;
+            if let Some(mut gx) = gx {
                 if self.before != self.after {
                     let before = self.before as i64;
                     gx = channels_last(&gx.narrow(2, before, size[2]).narrow(3, before, size[3]));
                 }
                 register(grads, to_x, fresh(gx));
             }
-            if to_w.is_some() {
+            if let Some(gw) = gw {
                 // libtorch returns the weight's gradient channels-last; in-place optimizers walk raw memory.
-                register(grads, to_w, fresh(own(gw).contiguous()));
+                register(grads, to_w, fresh(gw.contiguous()));
             }
-            if to_b.is_some() {
-                register(grads, to_b, fresh(own(gb)));
+            if let Some(gb) = gb {
+                register(grads, to_b, fresh(gb));
             }
         }
     }
@@ -184,7 +213,7 @@ mod fused {
             let shape = ConvShape { stride, before, after };
             let ([x, w, _], y) = shape.evaluate([x, w, b]);
             match shape.prepare::<C>([to_x, to_w, to_b]).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish((x, w), y),
+                OpsKind::Tracked(prep) => prep.finish((x, w, Precision::current()), y),
                 OpsKind::UnTracked(prep) => prep.finish(y),
             }
         }

@@ -82,6 +82,7 @@ fn open_cuda(index: usize) -> Result<Device> {
     if index >= count {
         bail!("`cuda:{index}` is not there: {count} found, allowed are `cuda:0` to `cuda:{}`", count - 1)
     }
+    super::libtorch::allow_tf32(false);
     Ok(Device::libtorch_cuda(index))
 }
 
@@ -106,6 +107,16 @@ pub fn on_libtorch(device: &Device) -> bool {
 pub(super) fn on_libtorch_cpu(device: &Device) -> bool {
     let device = device.as_dispatch().clone().inner();
     matches!(device, DispatchDevice::LibTorch(burn_tch::LibTorchDevice::Cpu))
+}
+
+/// Major and minor compute capability of an NVIDIA device; none of another.
+pub(super) fn compute_capability(device: &Device) -> Option<[u32; 2]> {
+    #[cfg(feature = "tch")]
+    if let DispatchDevice::LibTorch(burn_tch::LibTorchDevice::Cuda(index)) = device.as_dispatch().clone().inner() {
+        return Some(super::libtorch::compute_capability(index));
+    }
+    let _ = device;
+    None
 }
 
 /// The device in words: `libtorch cpu, 2 threads`.

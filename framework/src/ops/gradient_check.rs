@@ -18,18 +18,18 @@ const ROUNDING_TOLERANCE: f32 = 2e-5;
 
 /// An op as a function of flat inputs. Sizes are distinct, so a swapped axis fails; `large` has tails behind whole
 /// vector registers and enough rows to be split among threads.
-struct Case {
-    name: &'static str,
+pub(super) struct Case {
+    pub(super) name: &'static str,
     small: &'static [&'static [usize]],
-    large: &'static [&'static [usize]],
-    op: fn(&Inputs<'_>) -> Tensor<1>,
+    pub(super) large: &'static [&'static [usize]],
+    pub(super) op: fn(&Inputs<'_>) -> Tensor<1>,
 }
 
-struct Inputs<'a> {
-    flat: &'a [Tensor<1>],
-    shapes: &'a [&'a [usize]],
+pub(super) struct Inputs<'a> {
+    pub(super) flat: &'a [Tensor<1>],
+    pub(super) shapes: &'a [&'a [usize]],
     /// Whether tensors reach and leave the op as transposed views.
-    is_strided: bool,
+    pub(super) is_strided: bool,
 }
 
 impl Inputs<'_> {
@@ -54,7 +54,7 @@ fn reversed_axes<const D: usize>() -> [isize; D] {
 
 const EPS: f64 = 1e-6;
 
-const CASES: [Case; 22] = [
+pub(super) const CASES: [Case; 22] = [
     Case {
         name: "linear",
         small: &[&[3, 5, 12], &[7, 12], &[7]],
@@ -204,11 +204,11 @@ pub(super) fn devices() -> Vec<Device> {
     devices
 }
 
-fn random(name: &str, count: usize, device: &Device) -> Tensor<1> {
+pub(super) fn random(name: &str, count: usize, device: &Device) -> Tensor<1> {
     Tensor::from_data(TensorData::new(Streams::new(11).normal(name, count), [count]), device)
 }
 
-fn inputs(shapes: &[&[usize]], device: &Device) -> Vec<Tensor<1>> {
+pub(super) fn inputs(shapes: &[&[usize]], device: &Device) -> Vec<Tensor<1>> {
     let input = |(i, shape): (usize, &&[usize])| random(&format!("input {i}"), shape.iter().product(), device);
     shapes.iter().enumerate().map(input).collect()
 }

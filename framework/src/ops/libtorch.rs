@@ -1,6 +1,7 @@
 //! The libtorch boundary: handles, the C++ shim, errors.
 
 use std::ffi::{CStr, c_char, c_int};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, bail};
 use burn::backend::tensor::FloatTensor;
@@ -21,6 +22,8 @@ unsafe extern "C" {
     fn rl_threads() -> c_int;
     fn rl_version() -> *const c_char;
     fn rl_load_cuda() -> c_int;
+    fn rl_allow_tf32(is_allowed: c_int) -> c_int;
+    fn rl_compute_capability(device: c_int, major: *mut c_int, minor: *mut c_int) -> c_int;
 }
 
 /// Wraps a tensor that owns fresh storage (never a view of an input: burn would then write into it).
@@ -90,6 +93,27 @@ pub(super) fn name(device: &Device) -> String {
     match device.as_dispatch().clone().inner() {
         DispatchDevice::LibTorch(LibTorchDevice::Cuda(index)) => format!("cuda:{index}"),
         _ => "cpu".into(),
+    }
+}
+
+/// Whether products on NVIDIA devices may round to tf32. libtorch itself begins with convolutions that do.
+pub(super) fn allow_tf32(is_allowed: bool) {
+    static KNOWN: Mutex<Option<bool>> = Mutex::new(None);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if *known != Some(is_allowed) {
+        // SAFETY: plain call.
+        check(unsafe { rl_allow_tf32(is_allowed.into()) });
+        *known = Some(is_allowed);
+    }
+}
+
+/// Major and minor compute capability of an NVIDIA device; zeros where they cannot be read.
+pub(super) fn compute_capability(device: usize) -> [u32; 2] {
+    let (index, mut major, mut minor) = (c_int::try_from(device).unwrap_or(-1), 0, 0);
+    // SAFETY: writes two numbers.
+    match unsafe { rl_compute_capability(index, &mut major, &mut minor) } {
+        0 => [major, minor].map(|part| u32::try_from(part).unwrap_or(0)),
+        _ => [0, 0],
     }
 }
 

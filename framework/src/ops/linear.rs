@@ -10,11 +10,12 @@ use burn::tensor::Tensor;
 /// * `bias`: `[out]`
 /// * result: `[.., out]`
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
-    match bias {
-        #[cfg(feature = "tch")]
-        Some(bias) if super::on_libtorch(&x.device()) => fused::linear(x, weight, bias),
-        bias => portable(x, weight, bias),
+    #[cfg(feature = "tch")]
+    if super::on_libtorch(&x.device()) && (bias.is_some() || super::Precision::current() == super::Precision::Bf16) {
+        let bias = bias.unwrap_or_else(|| Tensor::zeros([weight.dims()[0]], &weight.device()));
+        return fused::linear(x, weight, bias);
     }
+    portable(x, weight, bias)
 }
 
 fn portable<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
@@ -38,8 +39,8 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
-    use crate::ops::dual;
     use crate::ops::libtorch::{Prim, T, fresh, register};
+    use crate::ops::{Precision, dual, half};
 
     #[backend_extension(LibTorch, Autodiff)]
     pub trait LinearOp: Backend {
@@ -73,8 +74,23 @@ mod fused {
         dual::sum([by_x, by_w, by_b])
     }
 
-    /// Inputs without tangents, and the result.
+    /// The input as the backward pass needs it, the weight, and the result, for operands in bf16.
+    fn evaluate_rounded([x, w, b]: [Prim; 3]) -> ([Prim; 3], Prim) {
+        let (mut shape, weight) = (x.tensor.size(), half::rounded(&w.tensor));
+        let x = half::rounded(&x.tensor);
+        let mut y = half::matmul(&x.reshape([-1, weight.size()[1]]), &weight.tr());
+        let _ = y.g_add_(&b.tensor);
+        if let Some(last) = shape.last_mut() {
+            *last = weight.size()[0];
+        }
+        ([fresh(x), w, b], fresh(y.view(&shape[..])))
+    }
+
+    /// Inputs without tangents as the backward pass needs them, and the result.
     fn evaluate(inputs: [Prim; 3]) -> ([Prim; 3], Prim) {
+        if Precision::current() == Precision::Bf16 {
+            return evaluate_rounded(inputs);
+        }
         let ([x, w, b], tangents) = dual::part(inputs);
         let y = forward(&x, &w, &b);
         let tangent = tangents.and_then(|tangents| tangent(&x, &w, &y, tangents));
@@ -90,22 +106,28 @@ mod fused {
     #[derive(Debug)]
     struct LinearBackward;
     impl Backward<LibTorch, 3> for LinearBackward {
-        type State = (Prim, Prim);
+        type State = (Prim, Prim, Precision);
         fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
             let [to_x, to_w, to_b] = ops.parents.map(|node| node.map(|node| node.id));
             let g = grads.consume::<LibTorch>(&ops.node).tensor;
-            let (x, w) = (ops.state.0.tensor, ops.state.1.tensor);
+            let (x, w, precision) = (ops.state.0.tensor, ops.state.1.tensor, ops.state.2);
             let weight = w.size();
             let rows = g.reshape([-1, weight[0]]);
-            if to_x.is_some() {
-                register(grads, to_x, fresh(rows.mm(&w).view(&x.size()[..])));
-            }
-            if to_w.is_some() {
-                register(grads, to_w, fresh(rows.tr().mm(&x.reshape([-1, weight[1]]))));
-            }
             if to_b.is_some() {
                 register(grads, to_b, fresh(rows.sum_dim_intlist(&[0i64][..], false, None)));
             }
+            let (rows, w, multiply): (T, T, fn(&T, &T) -> T) = match precision {
+                Precision::Bf16 => (half::rounded(&rows), half::rounded(&w), half::matmul),
+                Precision::F32 | Precision::Tf32 => (rows, w, T::mm),
+            };
+            precision.scope(|| {
+                if to_x.is_some() {
+                    register(grads, to_x, fresh(multiply(&rows, &w).view(&x.size()[..])));
+                }
+                if to_w.is_some() {
+                    register(grads, to_w, fresh(multiply(&rows.tr(), &x.reshape([-1, weight[1]]))));
+                }
+            });
         }
     }
 
@@ -114,7 +136,7 @@ mod fused {
             let ((x, to_x), (w, to_w), (b, to_b)) = (x.into_parts(), w.into_parts(), b.into_parts());
             let ([x, w, _], y) = evaluate([x, w, b]);
             match LinearBackward.prepare::<C>([to_x, to_w, to_b]).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish((x, w), y),
+                OpsKind::Tracked(prep) => prep.finish((x, w, Precision::current()), y),
                 OpsKind::UnTracked(prep) => prep.finish(y),
             }
         }

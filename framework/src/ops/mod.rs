@@ -6,6 +6,7 @@
 //!
 //! This module holds all `unsafe` code and is the only one that names a backend. On libtorch without autodiff,
 //! and on libtorch with it, the same kernels run. All reductions are in f32. Inside [`jvp`] every op carries tangents.
+//! [`Precision`] says in which arithmetic linear layers, convolutions and attention multiply.
 
 #![allow(deprecated)] // burn marks its libtorch backend as deprecated; this module is the only one that names it
 
@@ -13,6 +14,8 @@ mod activation;
 #[cfg(feature = "tch")]
 mod affine_layer_norm;
 mod attention;
+#[cfg(feature = "tch")]
+mod attention_kernel;
 mod conv2d;
 mod cosine;
 mod device;
@@ -22,6 +25,8 @@ mod dual;
 mod gradient_check;
 mod group_norm;
 mod guard;
+#[cfg(feature = "tch")]
+mod half;
 mod jvp;
 mod layer_norm;
 #[cfg(feature = "tch")]
@@ -30,6 +35,9 @@ mod linear;
 mod optimizer;
 #[cfg(test)]
 mod optimizer_check;
+mod precision;
+#[cfg(all(test, feature = "tch"))]
+mod precision_check;
 mod qk_norm;
 mod residual;
 mod rms_norm;
@@ -50,6 +58,7 @@ pub use jvp::{Direction, Jvp, JvpMethod, jvp};
 pub use layer_norm::{chunk, layer_norm, modulate, modulated_layer_norm};
 pub use linear::linear;
 pub use optimizer::{AdamWState, AdamWStep, adamw, global_norm, lerp};
+pub use precision::Precision;
 pub use qk_norm::rotary_qk_norm;
 pub use residual::gated_residual;
 pub use rms_norm::{modulated_rms_norm, rms_norm};

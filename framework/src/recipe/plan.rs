@@ -9,6 +9,7 @@ use super::check::Check;
 use super::layers::Layered;
 use super::missing::Missing;
 use super::schema::{Recipe, ScheduleShape, TrainSection};
+use crate::ops::Precision;
 use crate::plugin::encoder::WeightFile;
 use crate::plugin::{
     BackboneConfig, BackboneContext, BackboneSpec, ConditionSpec, ConditionerContext, DatasetContext, EncoderContext,
@@ -105,9 +106,12 @@ pub(super) fn digest_of(mut recipe: serde_yaml::Value, train: &TrainSection) -> 
         for key in ["log", "loader", "cache", "weights_dir", "evaluation"] {
             map.remove(key);
         }
-        // A recipe from before there were programs keeps its digest.
+        // A recipe keeps its digest from before there were these keys.
         if map.get("program").is_some_and(serde_yaml::Value::is_null) {
             map.remove("program");
+        }
+        if map.get("precision").is_some_and(|precision| precision == Precision::F32.name()) {
+            map.remove("precision");
         }
     }
     if train.schedule.shape == ScheduleShape::Constant {

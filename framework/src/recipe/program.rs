@@ -12,12 +12,13 @@ use super::log_section::LogSection;
 use super::missing::Missing;
 use super::plan::{Plan, absent, digest_of, run_dir};
 use super::schema::{LoaderSection, TrainSection, default_weights_dir, validate_device};
+use crate::ops::Precision;
 use crate::plugin::{AutoencoderConfig, DatasetConfig, DatasetContext, ProgramConfig};
 
 /// Keys of such a recipe, beside the `autoencoder` of a program that trains one. A profile's other sections describe
 /// diffusion models and are left out.
-const KEYS: [&str; 10] =
-    ["seed", "device", "weights_dir", "data", "image_size", "flip", "loader", "program", "train", "log"];
+const KEYS: [&str; 11] =
+    ["seed", "device", "precision", "weights_dir", "data", "image_size", "flip", "loader", "program", "train", "log"];
 
 /// A run of a program of its own.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,6 +28,9 @@ pub struct ProgramRecipe {
     pub seed: u64,
     /// `auto`, `cpu`, `flex`, `cuda` or `cuda:<index>`.
     pub device: String,
+    /// The arithmetic of training.
+    #[serde(default)]
+    pub precision: Precision,
     /// Folder of published weights.
     #[serde(default = "default_weights_dir")]
     pub weights_dir: PathBuf,

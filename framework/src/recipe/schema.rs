@@ -9,7 +9,7 @@ use super::cache_section::CacheSection;
 use super::check::Check;
 use super::evaluation_section::EvaluationSection;
 use super::log_section::LogSection;
-use crate::ops::DeviceChoice;
+use crate::ops::{DeviceChoice, Precision};
 use crate::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, ConditionerConfig, DatasetConfig, EncoderConfig,
     NormalizerConfig, ObjectiveConfig, ProgramConfig, ProjectorConfig, SamplerConfig,
@@ -24,6 +24,9 @@ pub struct Recipe {
     pub seed: u64,
     /// `auto`, `cpu`, `flex`, `cuda` or `cuda:<index>`.
     pub device: String,
+    /// The arithmetic of training, encoders and sampling.
+    #[serde(default)]
+    pub precision: Precision,
     /// Folder of published weights, for parts whose own `weights` is left out.
     #[serde(default = "default_weights_dir")]
     pub weights_dir: PathBuf,

@@ -67,11 +67,24 @@ pub fn draw_pictures(
 
 /// Pictures `first_idx ..` of the given prompts, as bytes: sample, row, column, channel.
 ///
-/// Picture `i` depends on the seed, `i`, its prompt and the weights, not on the batch it is drawn in.
+/// Picture `i` depends on the seed, `i`, its prompt and the weights, not on the batch it is drawn in. It is drawn in the
+/// assembly's precision.
 ///
 /// # Errors
 /// The sampler fails, or the tensor library does.
 pub fn draw_prompts(
+    assembly: &Assembly,
+    model: &TrainModel,
+    sampler: &dyn Sampler,
+    latent: [usize; 3],
+    prompts: &[Prompt],
+    first_idx: u64,
+    sampling: Sampling,
+) -> Result<Vec<u8>> {
+    assembly.precision.scope(|| draw(assembly, model, sampler, latent, prompts, first_idx, sampling))
+}
+
+fn draw(
     assembly: &Assembly,
     model: &TrainModel,
     sampler: &dyn Sampler,

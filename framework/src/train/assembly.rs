@@ -15,7 +15,7 @@ use super::pictures::images;
 use crate::data::loader::Batch;
 use crate::erase::Slot;
 use crate::nn::ParamBuilder;
-use crate::ops::{self, DeviceChoice};
+use crate::ops::{self, DeviceChoice, Precision};
 use crate::plugin::{
     AutoencoderKind, Conditioner, ConditionerKind, Dataset, EncoderKind, Objective, ObjectiveInput, Sampler,
 };
@@ -27,6 +27,8 @@ use crate::streams::Streams;
 pub struct Assembly {
     /// Where the run happens, without autodiff.
     pub device: Device,
+    /// The arithmetic of steps, encoders and sampling.
+    pub precision: Precision,
     /// Where pictures come from.
     pub dataset: Arc<dyn Dataset>,
     /// From pictures to clean samples.
@@ -57,10 +59,12 @@ impl Assembly {
     /// Opens the data and builds every frozen part.
     ///
     /// # Errors
-    /// The device, the data or a weight file is not there; the message says how to get it.
+    /// The device, the data or a weight file is not there, and the message says how to get it; or the device lacks the
+    /// recipe's precision.
     pub fn new(plan: &Plan) -> Result<Self> {
         let recipe = &plan.recipe;
         let device = DeviceChoice::parse(&recipe.device).and_then(ops::open).context("device")?;
+        recipe.precision.check(&device)?;
         if let Some(missing) = plan.missing.first() {
             bail!("{missing}");
         }
@@ -81,6 +85,7 @@ impl Assembly {
             also: recipe.sample.also.iter().map(|sampler| sampler.build()).collect(),
             alignment,
             caches: vec![],
+            precision: recipe.precision,
             dataset,
             device,
         })

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::feature_cache::{FeatureCache, Store};
 use super::feature_file::{FeatureFile, record_bytes};
 use crate::files::sha256;
-use crate::ops;
+use crate::ops::{self, Precision};
 use crate::plugin::{Dataset, EncoderConfig, EncoderSpec};
 use crate::recipe::{FeatureStorage, Plan};
 
@@ -140,7 +140,7 @@ fn key(
         .context("this data set cannot be told from others, so its features are not kept on disk; use `memory`")?;
     let weights = spec.weights.iter().map(|file| sha256(&file.path)).collect::<Result<Vec<_>>>()?;
     let (device, ctx) = (ops::describe(device), plan.encoder_context());
-    Ok(json!({
+    let mut key = json!({
         "format": FORMAT,
         "version": env!("CARGO_PKG_VERSION"),
         "encoder": serde_json::to_value(encoder).context("cannot write the encoder's settings")?,
@@ -155,7 +155,11 @@ fn key(
         // Convolutions round differently at another batch size, kernels on another kind of device.
         "micro_batch_size": plan.recipe.train.micro_batch_size,
         "device": device.split(',').next(),
-    }))
+    });
+    if plan.recipe.precision != Precision::F32 {
+        key["precision"] = plan.recipe.precision.name().into();
+    }
+    Ok(key)
 }
 
 fn num_values(encoder: &EncoderSpec) -> usize {

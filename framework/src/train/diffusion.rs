@@ -91,11 +91,13 @@ impl Trainable for Diffusion<'_> {
         let section = self.plan.recipe.log.spatial.as_ref();
         let is_due = |section: &&SpatialSection| is_last || self.trainer.step.is_multiple_of(section.every);
         let Some(section) = section.filter(is_due) else { return Ok(vec![]) };
-        let watch = match self.spatial.take() {
-            Some(watch) => watch,
-            None => SpatialWatch::new(section, self.plan, &self.trainer.assembly)?,
-        };
-        self.spatial.insert(watch).measure(self.plan, &self.trainer)
+        self.trainer.assembly.precision.scope(|| {
+            let watch = match self.spatial.take() {
+                Some(watch) => watch,
+                None => SpatialWatch::new(section, self.plan, &self.trainer.assembly)?,
+            };
+            self.spatial.insert(watch).measure(self.plan, &self.trainer)
+        })
     }
 
     fn weights(&self) -> StateDict {
@@ -105,7 +107,11 @@ impl Trainable for Diffusion<'_> {
     fn about(&self) -> serde_json::Map<String, serde_json::Value> {
         let device: &Device = &self.trainer.assembly.device;
         let derivative = self.plan.recipe.objective.takes_derivative().then(|| JvpMethod::of(device).name());
-        let about = [("device", ops::describe(device).into()), ("derivative", derivative.into())];
+        let about = [
+            ("device", ops::describe(device).into()),
+            ("precision", self.trainer.assembly.precision.name().into()),
+            ("derivative", derivative.into()),
+        ];
         about.into_iter().map(|(key, value): (&str, serde_json::Value)| (key.to_string(), value)).collect()
     }
 }

@@ -12,7 +12,7 @@ use super::trainer::StepStats;
 use crate::checkpoint::State;
 use crate::data::loader::{Loader, LoaderConfig};
 use crate::log::EventSink;
-use crate::ops::{self, DeviceChoice};
+use crate::ops::{self, DeviceChoice, Precision};
 use crate::plugin::{Dataset, Program, ProgramConfig, ProgramContext};
 use crate::recipe::{LoaderSection, Missing, Plan, ProgramPlan, TrainSection};
 use crate::streams::Streams;
@@ -25,6 +25,7 @@ pub struct ProgramRun {
     pub program: Box<dyn Program>,
     /// Where it runs, without autodiff.
     pub device: Device,
+    precision: Precision,
     dataset: Arc<dyn Dataset>,
     settings: Settings,
     loader: Option<Loader>,
@@ -48,7 +49,7 @@ impl ProgramRun {
     /// The device, the data or a weight file is not there; sizes do not fit.
     pub fn new(plan: &ProgramPlan) -> Result<Self> {
         let recipe = &plan.recipe;
-        let device = open_device(&recipe.device, &plan.missing)?;
+        let device = open_device((&recipe.device, recipe.precision), &plan.missing)?;
         let context = ProgramContext {
             seed: recipe.seed,
             image_size: recipe.image_size,
@@ -58,7 +59,7 @@ impl ProgramRun {
             autoencoder: recipe.autoencoder.as_deref(),
             plan: None,
         };
-        Self::build(&*recipe.program, &context, device, recipe.flip, recipe.loader)
+        Self::build(&*recipe.program, &context, (device, recipe.precision), recipe.flip, recipe.loader)
     }
 
     /// A run of a program that trains the plan's diffusion model, at step 0.
@@ -67,7 +68,7 @@ impl ProgramRun {
     /// As [`new`](Self::new).
     pub fn with_diffusion(plan: &Plan, program: &dyn ProgramConfig) -> Result<Self> {
         let recipe = &plan.recipe;
-        let device = open_device(&recipe.device, &plan.missing)?;
+        let device = open_device((&recipe.device, recipe.precision), &plan.missing)?;
         let context = ProgramContext {
             seed: recipe.seed,
             image_size: recipe.image_size,
@@ -77,13 +78,13 @@ impl ProgramRun {
             autoencoder: program.trains_autoencoder().then_some(&*recipe.autoencoder),
             plan: Some(plan),
         };
-        Self::build(program, &context, device, recipe.flip, recipe.loader)
+        Self::build(program, &context, (device, recipe.precision), recipe.flip, recipe.loader)
     }
 
     fn build(
         program: &dyn ProgramConfig,
         context: &ProgramContext<'_>,
-        device: Device,
+        (device, precision): (Device, Precision),
         flip: f64,
         loader: LoaderSection,
     ) -> Result<Self> {
@@ -94,7 +95,7 @@ impl ProgramRun {
             "data: cached latents are of a fixed autoencoder, and the program trains it; name the pictures"
         );
         let program = program.build(context, &device).context("program")?;
-        Ok(Self { program, device, dataset, settings, loader: None, steps_done: 0, is_torn: false })
+        Ok(Self { program, device, precision, dataset, settings, loader: None, steps_done: 0, is_torn: false })
     }
 
     /// Trains to the last step, continuing what the run folder holds.
@@ -123,9 +124,10 @@ impl ProgramRun {
     }
 }
 
-/// Opens the device where nothing is missing.
-fn open_device(device: &str, missing: &[Missing]) -> Result<Device> {
+/// Opens the device where nothing is missing and it has the precision.
+fn open_device((device, precision): (&str, Precision), missing: &[Missing]) -> Result<Device> {
     let device = DeviceChoice::parse(device).and_then(ops::open).context("device")?;
+    precision.check(&device)?;
     match missing.first() {
         Some(missing) => bail!("{missing}"),
         None => Ok(device),
@@ -142,7 +144,7 @@ impl Trainable for ProgramRun {
         let learning_rate = learning_rate(&self.settings.train, self.steps_done);
         let streams = Streams::new(self.settings.seed).at(self.steps_done, 0);
         self.is_torn = true;
-        let scalars = ops::guard(|| self.program.step(&batch, &streams, learning_rate))?;
+        let scalars = self.precision.scope(|| ops::guard(|| self.program.step(&batch, &streams, learning_rate)))?;
         self.is_torn = false;
         self.steps_done += 1;
         Ok(StepStats::new(learning_rate, batch.wait_s, scalars))
@@ -163,11 +165,11 @@ impl Trainable for ProgramRun {
     }
 
     fn previews(&mut self) -> Result<Vec<Preview>> {
-        ops::guard(|| self.program.previews())
+        self.precision.scope(|| ops::guard(|| self.program.previews()))
     }
 
     fn measures(&mut self) -> Result<Vec<(String, f64)>> {
-        ops::guard(|| self.program.measures())
+        self.precision.scope(|| ops::guard(|| self.program.measures()))
     }
 
     fn weights(&self) -> StateDict {
@@ -175,6 +177,7 @@ impl Trainable for ProgramRun {
     }
 
     fn about(&self) -> serde_json::Map<String, serde_json::Value> {
-        [("device".to_string(), ops::describe(&self.device).into())].into_iter().collect()
+        let about = [("device", ops::describe(&self.device)), ("precision", self.precision.name().into())];
+        about.into_iter().map(|(key, value)| (key.to_string(), value.into())).collect()
     }
 }

@@ -105,6 +105,10 @@ impl Trainer {
     /// Data cannot be read, or the tensor library fails. The state is then that of the step before, unless
     /// [`is_torn`](Self::is_torn).
     pub fn step(&mut self, plan: &Plan) -> Result<StepStats> {
+        self.assembly.precision.scope(|| self.advance(plan))
+    }
+
+    fn advance(&mut self, plan: &Plan) -> Result<StepStats> {
         let train = &plan.recipe.train;
         let micro_batches = train.micro_batches();
         let streams = Streams::new(plan.recipe.seed);

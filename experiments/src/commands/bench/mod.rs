@@ -3,6 +3,7 @@
 mod encoder;
 mod network;
 mod ours;
+mod precision;
 mod torch;
 mod trajectory;
 
@@ -32,6 +33,8 @@ enum What {
     Step(StepArgs),
     /// A hundred steps here and in PyTorch, from the same weights, batches and noise
     Trajectory(Trajectory),
+    /// Gradients in bf16 here and under PyTorch's autocast, beside those in f32
+    Precision(precision::PrecisionArgs),
     /// Features of DINOv2-B here and in PyTorch, from pictures of 256 pixels
     Encoder(encoder::EncoderArgs),
 }
@@ -150,6 +153,7 @@ impl Bench {
         match &self.what {
             What::Step(args) => args.sizes.iter().try_for_each(|size| args.time(*size, out))?,
             What::Trajectory(trajectory) => trajectory.run(out)?,
+            What::Precision(precision) => precision.run(out)?,
             What::Encoder(encoder) => encoder.run(out)?,
         }
         Ok(ExitCode::SUCCESS)

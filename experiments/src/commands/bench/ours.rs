@@ -52,6 +52,19 @@ impl OurBatch {
 /// # Errors
 /// A part refuses the batch.
 pub fn train(network: &mut Network, batch: &OurBatch, draws: Draws, lr: f64, device: &Device) -> Result<Tensor<1>> {
+    let total = loss(network, batch, draws, device)?;
+    let value = total.clone().detach();
+    let mut gradients = Gradients::default();
+    gradients.add(&network.model, total.backward());
+    network.optimizer.step(&mut network.model, gradients, lr);
+    Ok(value)
+}
+
+/// The loss of a step, `[1]`.
+///
+/// # Errors
+/// A part refuses the batch.
+pub fn loss(network: &Network, batch: &OurBatch, draws: Draws, device: &Device) -> Result<Tensor<1>> {
     let taps = network.alignment.taps(0);
     let condition = Condition::labels(&batch.labels, device);
     let null = Condition::labels(&vec![1000; batch.labels.len()], device);
@@ -64,15 +77,10 @@ pub fn train(network: &mut Network, batch: &OurBatch, draws: Draws, lr: f64, dev
         0,
         |term| term.proj_coeff,
     )?;
-    let total = match aligned.total {
+    Ok(match aligned.total {
         Some(aligned) => output.loss + aligned,
         None => output.loss,
-    };
-    let loss = total.clone().detach();
-    let mut gradients = Gradients::default();
-    gradients.add(&network.model, total.backward());
-    network.optimizer.step(&mut network.model, gradients, lr);
-    Ok(loss)
+    })
 }
 
 impl OurStep {

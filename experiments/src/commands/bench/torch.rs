@@ -19,7 +19,7 @@ pub struct TorchStep {
     /// Trainable parameters.
     pub num_params: u64,
     child: Child,
-    ask: ChildStdin,
+    questions: ChildStdin,
     answers: BufReader<ChildStdout>,
     _script: TempPath,
 }
@@ -51,14 +51,14 @@ impl TorchStep {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start `{python}`; name another with --python"))?;
-        let (Some(ask), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+        let (Some(questions), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("`{python}` was started without pipes")
         };
         let mut step = Self {
             version: String::new(),
             num_params: 0,
             child,
-            ask,
+            questions,
             answers: BufReader::new(answers),
             _script: script,
         };
@@ -75,10 +75,18 @@ impl TorchStep {
     /// # Errors
     /// The process ended.
     pub fn steps(&mut self, count: usize) -> Result<Timing> {
-        writeln!(self.ask, "{count}").context("PyTorch ended")?;
-        let answer = self.answer()?;
+        let answer = self.ask(&count.to_string())?;
         let ms = answer["ms"].as_array().map(|list| list.iter().filter_map(Value::as_f64).collect());
         Ok(Timing { ms: ms.unwrap_or_default(), peak_bytes: answer["peak_bytes"].as_f64().unwrap_or(f64::NAN) })
+    }
+
+    /// What it answers to a line.
+    ///
+    /// # Errors
+    /// The process ended.
+    pub fn ask(&mut self, line: &str) -> Result<Value> {
+        writeln!(self.questions, "{line}").context("PyTorch ended")?;
+        self.answer()
     }
 
     fn answer(&mut self) -> Result<Value> {
@@ -91,7 +99,7 @@ impl TorchStep {
 impl Drop for TorchStep {
     fn drop(&mut self) {
         // It ends at the empty line; killing it covers a process that hangs.
-        let _ = writeln!(self.ask);
+        let _ = writeln!(self.questions);
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -15,10 +15,8 @@ use super::Size;
 use super::network::{Network, Sizes};
 use super::ours::{OurBatch, train};
 
-const SCRIPT: &str = include_str!("torch_trajectory.py");
+const SCRIPT: &str = concat!(include_str!("torch_sit.py"), include_str!("torch_trajectory.py"));
 const LEARNING_RATE: f64 = 1e-3;
-/// Added to every parameter: gates that start at zero would hide what lies behind them.
-const SHAKE: f32 = 0.02;
 
 #[derive(Debug, Args)]
 pub struct Trajectory {
@@ -40,15 +38,7 @@ impl Trajectory {
         let sizes =
             Sizes { hidden_size: 64, depth: 4, num_heads: 4, batch: 8, target: 48, tap: 2, threads, ..Size::S.sizes() };
         let device = ops::open(DeviceChoice::Cpu)?.autodiff();
-        let mut network = Network::new(&sizes, &device)?;
-        let mut weights = state_dict(&network.model);
-        for (name, tensor) in weights.iter_mut().filter(|(name, _)| *name != "pos_embed") {
-            let draws = Streams::new(2).normal(name, tensor.values.len());
-            tensor.values.iter_mut().zip(draws).for_each(|(value, draw)| *value += SHAKE * draw);
-        }
-        let mut record: StateDict =
-            weights.iter().map(|(name, tensor)| (format!("param.{name}"), tensor.clone())).collect();
-        network.model = load_state_dict(network.model, weights)?;
+        let (mut network, mut record) = shaken(Network::new(&sizes, &device)?, 2)?;
         let mut losses = vec![];
         for step in 0..self.steps {
             let batch = OurBatch::draw(&sizes, step as u64, &device);
@@ -92,8 +82,27 @@ impl Trajectory {
     }
 }
 
+/// The network with noise on every parameter, for gates that start at zero would hide what lies behind them; and its
+/// weights for the file that PyTorch reads.
+///
+/// # Errors
+/// The tensor library fails.
+pub fn shaken(mut network: Network, seed: u64) -> Result<(Network, StateDict)> {
+    let mut weights = state_dict(&network.model);
+    for (name, tensor) in weights.iter_mut().filter(|(name, _)| *name != "pos_embed") {
+        let draws = Streams::new(seed).normal(name, tensor.values.len());
+        tensor.values.iter_mut().zip(draws).for_each(|(value, draw)| *value += SHAKE * draw);
+    }
+    let record = weights.iter().map(|(name, tensor)| (format!("param.{name}"), tensor.clone())).collect();
+    network.model = load_state_dict(network.model, weights)?;
+    Ok((network, record))
+}
+
+/// Deviation of the noise on parameters.
+const SHAKE: f32 = 0.02;
+
 /// Adds a step's inputs to the file that PyTorch reads.
-fn keep(record: &mut StateDict, step: usize, batch: &OurBatch, draws: &Draws) {
+pub fn keep(record: &mut StateDict, step: usize, batch: &OurBatch, draws: &Draws) {
     let mut add = |name: &str, shape: Vec<usize>, values: Vec<f32>| {
         record.insert(format!("{name}.{step}"), HostTensor { shape, values });
     };

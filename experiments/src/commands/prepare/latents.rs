@@ -14,7 +14,7 @@ use indicatif::ProgressBar;
 use realign::data::latent_cache::{CacheSettings, CacheWriter, STATISTICS, ShardContents, picture_digest};
 use realign::data::latents::Posterior;
 use realign::erase::Slot;
-use realign::ops::{self, DeviceChoice};
+use realign::ops::{self, DeviceChoice, Precision};
 use realign::plugin::{AutoencoderKind, Dataset, Example, Variational};
 use realign::recipe::Plan;
 use realign::weights::{digest, to_host};
@@ -43,7 +43,7 @@ pub struct Latents {
 impl Latents {
     pub(super) fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
         let (layered, plan) = self.recipe.plan()?;
-        check_device(&layered, &plan.recipe.device)?;
+        check_device(&layered, &plan.recipe.device, Precision::F32)?; // whatever trains on them rounds them itself
         let device = DeviceChoice::parse(&plan.recipe.device).and_then(ops::open).context("device")?;
         let dataset = plan.recipe.data.open(&plan.dataset_context()).context("data")?;
         ensure!(dataset.latents().is_none(), "data: these are cached latents already; name the pictures");

@@ -26,7 +26,7 @@ impl Run {
     /// The folder is no run's, or holds no whole checkpoint.
     pub fn open(folder: &Path) -> Result<Self> {
         let trained = TrainedRun::open(&settings()?, folder, &[])?;
-        check_device(&trained.layered, &trained.plan.recipe.device)?;
+        check_device(&trained.layered, &trained.plan.recipe.device, trained.plan.recipe.precision)?;
         let checkpoint = trained.checkpoint(None)?;
         Ok(Self { trained, checkpoint })
     }
@@ -69,7 +69,9 @@ impl Run {
         let mut rows = vec![];
         for (term, section) in assembly.alignment.terms.iter().zip(&plan.recipe.alignment) {
             for (encoder, config) in term.encoders.iter().zip(&section.encoders) {
-                let tokens = in_batches(examples, batch, device, |images| Ok(vec![encoder.encode(images)?.tokens]))?;
+                let tokens = in_batches(examples, batch, device, |images| {
+                    Ok(vec![assembly.precision.scope(|| encoder.encode(images))?.tokens])
+                })?;
                 let label = format!("target {}", (config.info().name)());
                 rows.extend(tokens.into_iter().map(|tokens| Row { label: label.clone(), grid, tokens }));
             }
@@ -80,7 +82,7 @@ impl Run {
         })?;
         for (tap, tokens) in taps.iter().zip(inside) {
             rows.push(Row { label: format!("{name} block {tap}"), grid, tokens: tokens.clone() });
-            rows.extend(self.projected(*tap, &tokens, &assembly, &model));
+            rows.extend(assembly.precision.scope(|| self.projected(*tap, &tokens, &assembly, &model)));
         }
         Ok(rows)
     }
