@@ -12,7 +12,8 @@ use realign::registry::nearest;
 use super::recipe_args::settings;
 use super::run::stop_flag;
 use crate::reproduce::{
-    Entry, Kind, PaperTable, Runner, Scale, Setting, Subject, TABLES, Tables, print_costs, trainings, write_report,
+    Entry, Kind, PaperTable, Runner, Scale, Setting, Structure, Subject, TABLES, Tables, print_costs, trainings,
+    write_report,
 };
 
 /// Run a table or figure of the paper again, and write a report beside its numbers
@@ -112,6 +113,12 @@ impl Reproduce {
         if stop.load(Ordering::Relaxed) {
             writeln!(out, "stopped and saved; the same command goes on")?;
         }
+        let folder = runs.join(format!("{name}-{profile}"));
+        let structure_file = folder.join("structure.json");
+        let structure = match self.report || stop.load(Ordering::Relaxed) {
+            true => Structure::read(&structure_file),
+            false => Structure::complete(table, &entries, &settings, &structure_file)?,
+        };
         let subject = Subject {
             name,
             table,
@@ -121,10 +128,11 @@ impl Reproduce {
             entries: &entries,
             settings: &settings,
             trainings: &trainings,
+            structure: &structure,
             failures: &failures,
             command: self.command(name, profile),
         };
-        let page = write_report(&subject, &runs.join(format!("{name}-{profile}")), out)?;
+        let page = write_report(&subject, &folder, out)?;
         writeln!(out, "report: {}", page.display())?;
         Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

@@ -114,16 +114,13 @@ impl PictureArgs {
             let names = pictures.names().to_vec();
             (Arc::new(pictures), names)
         };
-        let (count, all) = (self.num, dataset.len());
-        let count = if count == 0 { all } else { count.min(all) };
-        let indices: Vec<usize> = (0..count).map(|i| i * all / count.max(1)).collect();
-        let id = |&idx: &usize| names.get(idx).cloned().unwrap_or_else(|| idx.to_string());
-        let ids = indices.iter().map(id).collect();
-        let mut source =
-            Source { dataset, indices, ids, has_masks: false, num_without_mask: 0, masks: BTreeMap::new() };
-        match &self.masks {
-            Some(folder) => source.read_masks(folder, size, fit, PatchGrid::new(grid, grid))?,
-            None => source.has_masks = source.dataset.get(source.indices[0])?.mask.is_some(),
+        let count = if self.num == 0 { dataset.len() } else { self.num };
+        let mut source = Source::evenly(dataset, count)?;
+        if !names.is_empty() {
+            source.ids = source.indices.iter().filter_map(|&idx| names.get(idx).cloned()).collect();
+        }
+        if let Some(folder) = &self.masks {
+            source.read_masks(folder, size, fit, PatchGrid::new(grid, grid))?;
         }
         Ok(source)
     }
@@ -140,6 +137,20 @@ pub fn read_dataset(option: &str, text: &str, image_size: usize, seed: u64) -> R
 }
 
 impl Source {
+    /// At most `count` pictures, evenly over a data set; their names are numbers.
+    ///
+    /// # Errors
+    /// There are no pictures, or the first cannot be read.
+    pub fn evenly(dataset: Arc<dyn Dataset>, count: usize) -> Result<Self> {
+        let all = dataset.len();
+        let count = count.min(all);
+        let indices: Vec<usize> = (0..count).map(|i| i * all / count.max(1)).collect();
+        let ids = indices.iter().map(ToString::to_string).collect();
+        let first = *indices.first().context("there are no pictures")?;
+        let has_masks = dataset.get(first)?.mask.is_some();
+        Ok(Self { dataset, indices, ids, has_masks, num_without_mask: 0, masks: BTreeMap::new() })
+    }
+
     /// Mask of an example, `[grid.tokens()]`; nothing where it has none.
     pub fn mask(&self, idx: usize, example: &Example, grid: PatchGrid) -> Option<Vec<f32>> {
         let mask = self.masks.get(&idx).or(example.mask.as_ref())?;

@@ -11,6 +11,7 @@ mod report;
 mod runner;
 mod setting;
 mod state;
+mod structure;
 mod work;
 
 pub use cost::{Cost, print_costs};
@@ -22,4 +23,5 @@ pub use report::{Subject, write_report};
 pub use runner::{Failure, Runner};
 pub use setting::{Scale, Setting};
 pub use state::{Ours, Outcome, ordering_metric};
+pub use structure::Structure;
 pub use work::{Assessment, Stage, Training, trainings};

@@ -124,6 +124,13 @@ pub struct Share {
     pub of: usize,
 }
 
+impl PaperTable {
+    /// Whether a property of encoders is correlated with the numbers of the runs.
+    pub fn correlates(&self, property: &str) -> bool {
+        self.correlations.iter().any(|known| known.x == property)
+    }
+}
+
 impl Share {
     /// The block at the nearest share of another depth.
     pub fn scaled(self, depth: usize) -> usize {

@@ -7,7 +7,7 @@ use realign::recipe::Recipe;
 
 use super::Findings;
 use super::block::Block;
-use super::{figures, numbers, pictures};
+use super::{correlations, figures, numbers, pictures};
 use crate::reproduce::entry::Kind;
 use crate::reproduce::orders::Verdict;
 use crate::table::Table;
@@ -36,7 +36,7 @@ pub fn blocks(findings: &Findings<'_>) -> Result<Vec<Block>> {
     blocks.push(Block::Heading(2, "Beside the paper".into()));
     blocks.push(Block::Text(beside_text(findings)));
     blocks.push(Block::Table(numbers::beside(findings)));
-    blocks.extend(correlation_blocks(findings));
+    blocks.extend(correlations::blocks(findings)?);
     if let Some(curves) = figures::curves(findings)? {
         blocks.extend([Block::Heading(2, "While training".into()), curves]);
     }
@@ -189,28 +189,6 @@ fn beside_text(findings: &Findings<'_>) -> String {
         findings.distinct.len() < findings.subject.entries.iter().filter(|entry| entry.kind != Kind::Quoted).count();
     let shared = if shared { " Rows with the same run number share one run of ours." } else { "" };
     format!("Numbers of the paper as printed. {change}{shared}{quoted}")
-}
-
-fn correlation_blocks(findings: &Findings<'_>) -> Vec<Block> {
-    let table = &findings.subject.table;
-    if table.correlations.is_empty() {
-        return vec![];
-    }
-    let mut shown = Table::new(["encoder's", "with", "column", "paper"]);
-    for known in &table.correlations {
-        let column = known.column.clone().unwrap_or_default();
-        shown.rows.push(vec![known.x.clone(), known.y.clone(), column, known.paper.clone()]);
-    }
-    let y = findings.metric.clone().unwrap_or("fid".into());
-    vec![
-        Block::Heading(2, "Correlations".into()),
-        Block::Table(shown),
-        Block::Text("Ours, from this folder's `encoders.csv` and the encoders' structure on your pictures:".into()),
-        Block::Command(format!(
-            "cargo xtask metrics --encoders ENCODERS.yaml --images PICTURES --out METRICS\n\
-             cargo xtask correlate encoders.csv METRICS/metrics.csv --y {y}"
-        )),
-    ]
 }
 
 fn settings_blocks(findings: &Findings<'_>) -> Vec<Block> {

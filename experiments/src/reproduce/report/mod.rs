@@ -2,6 +2,7 @@
 
 mod block;
 mod content;
+mod correlations;
 mod figures;
 mod html;
 mod numbers;
@@ -22,6 +23,7 @@ use super::paper_table::PaperTable;
 use super::runner::Failure;
 use super::setting::{Scale, Setting};
 use super::state::{Ours, ordering_metric};
+use super::structure::Structure;
 use super::work::{Assessment, Training};
 
 /// Everything that a report speaks of.
@@ -43,6 +45,8 @@ pub struct Subject<'a> {
     pub settings: &'a [Vec<Setting>],
     /// The runs behind them.
     pub trainings: &'a [Training],
+    /// Spatial structure of the encoders, where the table correlates it.
+    pub structure: &'a Structure,
     /// Runs that failed.
     pub failures: &'a [Failure],
     /// The command that makes it again.

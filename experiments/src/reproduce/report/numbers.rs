@@ -189,7 +189,8 @@ pub fn results(findings: &Findings<'_>) -> Table {
     table
 }
 
-/// A line for each encoder, as `realign correlate` reads it; numbers of several columns carry the column's name.
+/// A line for each encoder with its structure, as `realign correlate` reads it; numbers of several columns carry the
+/// column's name.
 pub fn encoders(findings: &Findings<'_>) -> Table {
     let subject = findings.subject;
     let columns: Vec<Option<String>> = match subject.table.columns.is_empty() {
@@ -201,6 +202,8 @@ pub fn encoders(findings: &Findings<'_>) -> Table {
         let suffix = column.as_ref().map(|column| format!("@{column}")).unwrap_or_default();
         table.header.extend(findings.metrics.iter().map(|metric| format!("{metric}{suffix}")));
     }
+    let properties = subject.structure.metrics();
+    table.header.extend(properties.iter().map(|property| property.to_string()));
     let mut names: Vec<&String> = vec![];
     for entry in subject.entries {
         if !names.contains(&&entry.label) {
@@ -214,6 +217,8 @@ pub fn encoders(findings: &Findings<'_>) -> Table {
             let number = |metric: &String| Some(findings.ours[at?].outcome(metric)?.mean.to_string());
             row.extend(findings.metrics.iter().map(|metric| number(metric).unwrap_or_default()));
         }
+        let known = |property: &&str| Some(subject.structure.of(name)?.get(*property)?.to_string());
+        row.extend(properties.iter().map(|property| known(property).unwrap_or_default()));
         table.rows.push(row);
     }
     table

@@ -2,30 +2,60 @@
 //!
 //! Source: Heusel et al., 2017: `|μ1 − μ2|² + tr S1 + tr S2 − 2 tr (S1 S2)^½`. The reference implementations take the root
 //! of the product of two matrices, which is not symmetric and may come out complex; here only symmetric matrices are
-//! taken apart: `tr (S1 S2)^½ = Σ √λ(S1^½ S2 S1^½)`. They are equal in exact arithmetic, also where a covariance is
-//! singular.
+//! taken apart: `tr (S1 S2)^½ = Σ √λ(Fᵀ S2 F)` for any factor `F Fᵀ = S1`. They are equal in exact arithmetic, also where
+//! a covariance is singular.
 
 use anyhow::{Result, anyhow, ensure};
-use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{BlockStructure, matmul};
 use faer::{Accum, Mat, Par, Side};
 
 use super::moments::Gaussian;
 
-/// A Gaussian that others are compared with: the root of its covariance is taken once.
+/// A Gaussian that others are compared with: its covariance is taken apart once.
 #[derive(Debug, Clone)]
 pub struct FrechetReference {
     gaussian: Gaussian,
-    root: Mat<f64>,
+    factor: Factor,
+}
+
+/// A matrix that times its transpose is a covariance.
+#[derive(Debug, Clone)]
+struct Factor {
+    matrix: Mat<f64>,
+    structure: BlockStructure,
+}
+
+impl Factor {
+    /// The Cholesky factor, or the symmetric root where the covariance is singular.
+    fn new(covariance: &Mat<f64>) -> Result<Self> {
+        Ok(match covariance.llt(Side::Lower) {
+            Ok(cholesky) => Self { matrix: cholesky.L().to_owned(), structure: BlockStructure::TriangularLower },
+            Err(_) => Self { matrix: symmetric_root(covariance)?, structure: BlockStructure::Rectangular },
+        })
+    }
+
+    /// The lower triangle of `Fᵀ S F`.
+    fn congruence(&self, symmetric: &Mat<f64>) -> Mat<f64> {
+        let dim = symmetric.nrows();
+        let (factor, par) = (&self.matrix, Par::rayon(0));
+        let full = BlockStructure::Rectangular;
+        let mut half = Mat::zeros(dim, dim);
+        matmul(&mut half, full, Accum::Replace, symmetric, full, factor, self.structure, 1.0, par);
+        let mut product = Mat::zeros(dim, dim);
+        let lower = BlockStructure::TriangularLower;
+        matmul(&mut product, lower, Accum::Replace, factor.transpose(), full, &half, full, 1.0, par);
+        product
+    }
 }
 
 impl FrechetReference {
-    /// Takes the root of the covariance.
+    /// Takes the covariance apart.
     ///
     /// # Errors
     /// The eigenvalues do not converge.
     pub fn new(gaussian: Gaussian) -> Result<Self> {
-        let root = symmetric_root(&gaussian.covariance)?;
-        Ok(Self { gaussian, root })
+        let factor = Factor::new(&gaussian.covariance)?;
+        Ok(Self { gaussian, factor })
     }
 
     /// Values of the mean.
@@ -44,12 +74,8 @@ impl FrechetReference {
             "features of {} values cannot be compared with a reference of {dim}; was it made with another network?",
             other.dim()
         );
-        let mut half = Mat::zeros(dim, dim);
-        matmul(&mut half, Accum::Replace, &self.root, &other.covariance, 1.0, Par::rayon(0));
-        let mut product = Mat::zeros(dim, dim);
-        matmul(&mut product, Accum::Replace, &half, &self.root, 1.0, Par::rayon(0));
-        let symmetric = (&product + product.transpose()) * faer::Scale(0.5);
-        let values = symmetric.self_adjoint_eigenvalues(Side::Lower).map_err(no_convergence)?;
+        let product = self.factor.congruence(&other.covariance);
+        let values = product.self_adjoint_eigenvalues(Side::Lower).map_err(no_convergence)?;
         let trace_of_root: f64 = values.iter().map(|value| value.max(0.0).sqrt()).sum();
         let gap: f64 = self.gaussian.mean.iter().zip(&other.mean).map(|(ours, theirs)| (ours - theirs).powi(2)).sum();
         Ok(gap + trace(&self.gaussian.covariance) + trace(&other.covariance) - 2.0 * trace_of_root)
@@ -77,7 +103,8 @@ pub fn symmetric_root(matrix: &Mat<f64>) -> Result<Mat<f64>> {
         column *= faer::Scale(value.max(0.0).sqrt());
     }
     let mut root = Mat::zeros(dim, dim);
-    matmul(&mut root, Accum::Replace, &scaled, vectors.transpose(), 1.0, Par::rayon(0));
+    let full = BlockStructure::Rectangular;
+    matmul(&mut root, full, Accum::Replace, &scaled, full, vectors.transpose(), full, 1.0, Par::rayon(0));
     Ok(root)
 }
 
@@ -128,7 +155,9 @@ mod tests {
     fn a_singular_covariance_has_a_distance_and_another_dimension_has_none() {
         let flat = gaussian(&[0.0; 3], &[4.0, 0.0, 0.0]);
         let full = gaussian(&[0.0; 3], &[1.0, 1.0, 9.0]);
-        assert!((frechet_distance(&flat, &full).unwrap() - (4.0 + 11.0 - 2.0 * 2.0)).abs() < 1e-12);
+        for (a, b) in [(&flat, &full), (&full, &flat)] {
+            assert!((frechet_distance(a, b).unwrap() - (4.0 + 11.0 - 2.0 * 2.0)).abs() < 1e-12);
+        }
         let message = frechet_distance(&flat, &gaussian(&[0.0], &[1.0])).unwrap_err().to_string();
         assert!(message.contains("1 values") && message.contains("of 3"), "{message}");
     }

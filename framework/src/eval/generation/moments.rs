@@ -1,7 +1,7 @@
 //! Mean and covariance of features, gathered piece by piece in f64.
 
 use anyhow::{Result, ensure};
-use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{BlockStructure, matmul};
 use faer::{Accum, Mat, MatRef, Par};
 
 /// Count, mean and sum of squared deviations of rows seen so far.
@@ -12,6 +12,7 @@ use faer::{Accum, Mat, MatRef, Par};
 pub struct Moments {
     count: u64,
     mean: Vec<f64>,
+    /// The lower triangle; above the diagonal are zeros.
     scatter: Mat<f64>,
 }
 
@@ -62,7 +63,7 @@ impl Moments {
                 .for_each(|(to, (value, mean))| *to = root * (f64::from(*value) - mean));
         }
         let mut scatter = Mat::zeros(dim, dim);
-        matmul(&mut scatter, Accum::Replace, &centered, centered.transpose(), 1.0, Par::rayon(0));
+        add_product_with_itself(&mut scatter, centered.as_ref(), 1.0, Par::rayon(0));
         self.merge(&Self { count: total, mean, scatter });
     }
 
@@ -78,7 +79,7 @@ impl Moments {
         self.scatter += &other.scatter;
         if ours > 0.0 {
             let gap = MatRef::from_column_major_slice(&gap, gap.len(), 1);
-            matmul(&mut self.scatter, Accum::Add, gap, gap.transpose(), ours * share, Par::Seq);
+            add_product_with_itself(&mut self.scatter, gap, ours * share, Par::Seq);
         }
         self.count += other.count;
     }
@@ -89,9 +90,17 @@ impl Moments {
     /// There are fewer than two rows, or a value is not finite.
     pub fn gaussian(&self) -> Result<Gaussian> {
         ensure!(self.count >= 2, "a covariance needs at least 2 pictures; found {}", self.count);
-        let covariance = &self.scatter * faer::Scale(1.0 / (self.count - 1) as f64);
+        let scale = 1.0 / (self.count - 1) as f64;
+        let dim = self.mean.len();
+        let covariance = Mat::from_fn(dim, dim, |i, j| scale * self.scatter[(i.max(j), i.min(j))]);
         Gaussian::new(self.mean.clone(), covariance)
     }
+}
+
+/// Adds `scale · columns · columnsᵀ` to the lower triangle, half the work of the whole product.
+fn add_product_with_itself(lower: &mut Mat<f64>, columns: MatRef<f64>, scale: f64, par: Par) {
+    use BlockStructure::{Rectangular, TriangularLower};
+    matmul(lower, TriangularLower, Accum::Add, columns, Rectangular, columns.transpose(), Rectangular, scale, par);
 }
 
 impl Gaussian {
