@@ -3,7 +3,7 @@
 //! Both axes are linear maps of pixels, so a resize is two small matrix products; they cost far less than the network
 //! behind them and run on every device.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,10 @@ impl Resampling {
     /// # Shapes
     /// * result: `[to, from]`, row-major; `from` and `to` are at least 1
     pub fn weights(self, from: usize, to: usize) -> Vec<f32> {
+        self.exact_weights(from, to).into_iter().map(|weight| weight as f32).collect()
+    }
+
+    fn exact_weights(self, from: usize, to: usize) -> Vec<f64> {
         let scale = from as f64 / to as f64;
         let mut map = vec![0.0f64; to * from];
         for (i, row) in map.chunks_exact_mut(from.max(1)).enumerate() {
@@ -38,7 +42,33 @@ impl Resampling {
                 Self::BicubicAntialias => filter(row, scale, i, 2.0, |x| cubic(x, -0.5)),
             }
         }
-        map.into_iter().map(|weight| weight as f32).collect()
+        map
+    }
+
+    /// Resizes pictures of whole numbers from 0 to 255 as Pillow does with the antialiased filters, equal in every byte:
+    /// weights are multiples of 2⁻²², and each axis is rounded on its own.
+    ///
+    /// # Shapes
+    /// * `pictures`: `[batch, channels, from_height, from_width]`
+    /// * result: `[batch, channels, height, width]`
+    pub fn resize_bytes(self, pictures: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
+        let [_, _, from_height, from_width] = pictures.dims();
+        let dtype = pictures.dtype();
+        // Sums of bytes with such weights have less than 53 bits: f64 is exact.
+        let map = |from: usize, to: usize| {
+            let bits = f64::from(1 << 22);
+            let rounded = self.exact_weights(from, to).into_iter().map(|weight| (weight * bits).round() / bits);
+            Tensor::<2>::from_data(TensorData::new(rounded.collect(), [to, from]), (&pictures.device(), DType::F64))
+        };
+        let bytes = |x: Tensor<4>| (x + 0.5).floor().clamp(0.0, 255.0);
+        let mut resized = pictures.clone().cast(DType::F64);
+        if width != from_width {
+            resized = bytes(along_width(resized, map(from_width, width)));
+        }
+        if height != from_height {
+            resized = bytes(along_height(resized, map(from_height, height)));
+        }
+        resized.cast(dtype)
     }
 
     /// Resizes pictures to `height` by `width`; the same size is returned untouched.
@@ -47,19 +77,14 @@ impl Resampling {
     /// * `pictures`: `[batch, channels, from_height, from_width]`
     /// * result: `[batch, channels, height, width]`
     pub fn resize(self, pictures: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
-        let [batch, channels, from_height, from_width] = pictures.dims();
+        let [_, _, from_height, from_width] = pictures.dims();
         let device = pictures.device();
         let mut resized = pictures;
         if width != from_width {
-            let rows = resized.reshape([batch * channels * from_height, from_width]);
-            let map = self.map(from_width, width, &device);
-            resized = rows.matmul(map.transpose()).reshape([batch, channels, from_height, width]);
+            resized = along_width(resized, self.map(from_width, width, &device));
         }
         if height != from_height {
-            let columns = resized.reshape([batch * channels, from_height, width]);
-            let map = self.map(from_height, height, &device).unsqueeze::<3>();
-            let map = map.expand([batch * channels, height, from_height]);
-            resized = map.matmul(columns).reshape([batch, channels, height, width]);
+            resized = along_height(resized, self.map(from_height, height, &device));
         }
         resized
     }
@@ -67,6 +92,23 @@ impl Resampling {
     fn map(self, from: usize, to: usize, device: &Device) -> Tensor<2> {
         Tensor::from_data(TensorData::new(self.weights(from, to), [to, from]), device)
     }
+}
+
+/// Pictures `[batch, channels, height, from]` under a map `[to, from]` of their rows.
+fn along_width(pictures: Tensor<4>, map: Tensor<2>) -> Tensor<4> {
+    let [batch, channels, height, from] = pictures.dims();
+    let rows = pictures.reshape([batch * channels * height, from]);
+    let width = map.dims()[0];
+    rows.matmul(map.transpose()).reshape([batch, channels, height, width])
+}
+
+/// Pictures `[batch, channels, from, width]` under a map `[to, from]` of their columns.
+fn along_height(pictures: Tensor<4>, map: Tensor<2>) -> Tensor<4> {
+    let [batch, channels, from, width] = pictures.dims();
+    let columns = pictures.reshape([batch * channels, from, width]);
+    let height = map.dims()[0];
+    let map = map.unsqueeze::<3>().expand([batch * channels, height, from]);
+    map.matmul(columns).reshape([batch, channels, height, width])
 }
 
 /// The `2 · reach` pixels around the point, outer ones moved to the border.
@@ -159,6 +201,23 @@ mod tests {
             assert_eq!(resampled(method, &source, 7), source);
             for to in [1, 3, 7, 40] {
                 assert!(resampled(method, &[2.5; 7], to).iter().all(|x| (x - 2.5).abs() < 1e-6), "{method:?} {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_those_of_pillow() {
+        // A row of noise that Pillow 13 resizes to 9 and to 4 pixels; sums that end on one half are among them.
+        let row = [17.0, 240.0, 3.0, 99.0, 255.0, 0.0];
+        for name in backend_names() {
+            let device = open(if *name == "flex" { DeviceChoice::Flex } else { DeviceChoice::Cpu }).unwrap();
+            let picture = Tensor::<4>::from_floats([[[row]]], &device);
+            for (width, expected) in [
+                (9, &[2.0, 136.0, 223.0, 29.0, 26.0, 126.0, 252.0, 129.0, 0.0][..]),
+                (4, &[105.0, 89.0, 147.0, 96.0][..]),
+            ] {
+                let found = Resampling::BicubicAntialias.resize_bytes(picture.clone(), [1, width]);
+                assert_eq!(to_host(found), expected, "{name}");
             }
         }
     }
