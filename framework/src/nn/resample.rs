@@ -3,9 +3,11 @@
 //! Both axes are linear maps of pixels, so a resize is two small matrix products; they cost far less than the network
 //! behind them and run on every device.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::ops;
 
 /// How a picture gets another size. With `s` the pixels of the source for one of the result, pixel `i` of the result
 /// lies at `s · (i + 1/2) − 1/2` of the source.
@@ -65,7 +67,7 @@ impl Resampling {
     }
 
     fn map(self, from: usize, to: usize, device: &Device) -> Tensor<2> {
-        Tensor::from_data(TensorData::new(self.weights(from, to), [to, from]), device)
+        ops::upload(&self.weights(from, to), [to, from], device)
     }
 }
 
@@ -111,6 +113,8 @@ fn cubic(x: f64, a: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
+
     use super::*;
     use crate::ops::{DeviceChoice, backend_names, open};
     use crate::streams::Streams;

@@ -43,6 +43,10 @@ impl Trainable for Diffusion<'_> {
         self.trainer.step
     }
 
+    fn device(&self) -> &Device {
+        &self.trainer.assembly.device
+    }
+
     fn prepare(&mut self, run_dir: &Path) -> Result<Vec<String>> {
         self.trainer.assembly.keep_features(self.plan, run_dir)
     }

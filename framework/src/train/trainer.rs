@@ -55,8 +55,9 @@ impl StepStats {
     pub fn read(self) -> Result<Vec<(String, f64)>> {
         let mut read: Vec<(String, f64)> = vec![];
         let mut counts: Vec<u32> = vec![];
-        for (tag, value) in self.scalars {
-            let value = f64::from(to_host(value).first().copied().unwrap_or(f32::NAN));
+        let (tags, values): (Vec<_>, Vec<_>) = self.scalars.into_iter().unzip();
+        let values = ops::guard(|| Ok(all_to_host(values)))?;
+        for (tag, value) in tags.into_iter().zip(values.into_iter().map(f64::from)) {
             match read.iter().position(|(known, _)| *known == tag) {
                 Some(at) => {
                     read[at].1 += value;
@@ -77,6 +78,14 @@ impl StepStats {
         }
         Ok(read)
     }
+}
+
+/// The numbers of tensors of one element, in one read.
+fn all_to_host(scalars: Vec<Tensor<1>>) -> Vec<f32> {
+    if scalars.is_empty() {
+        return vec![];
+    }
+    to_host(Tensor::cat(scalars.into_iter().map(Tensor::inner).collect(), 0))
 }
 
 impl Trainer {
@@ -115,7 +124,7 @@ impl Trainer {
             let loss = ops::guard(|| self.assembly.loss(&self.model, &batch, &streams.at(self.step, micro)))?;
             scalars.extend(loss.scalars);
             ops::guard(|| {
-                gradients.add(&self.model, (loss.total / micro_batches as f64).backward());
+                gradients.add_loss(&self.model, loss.total / micro_batches as f64);
                 Ok(())
             })?;
         }
