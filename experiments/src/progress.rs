@@ -108,6 +108,7 @@ impl EventSink for Progress {
             }
             Event::Saved { step, path } => self.say(&format!("step {step}: checkpoint {}", path.display())),
             Event::Preview { step, path } => self.say(&format!("step {step}: samples {}", path.display())),
+            Event::Note(text) => self.say(text),
             Event::Warning(text) => self.say(&format!("warning: {text}")),
             Event::Finished { step, total_steps, elapsed_s, peak_memory_bytes } => {
                 let outcome = if step < total_steps { "stopped and saved; the same command goes on" } else { "done" };

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_yaml::Value;
 
 use super::recipe_args::RecipeArgs;
-use crate::measuring::{Trial, device_of};
+use crate::measuring::{Trial, device_of, micro_batch_of};
 
 /// The resolved recipe, where each value came from, sizes and costs
 #[derive(Debug, Args)]
@@ -66,8 +66,9 @@ impl Explain {
 
 /// Bytes of tensors that stay after a step, and the most that lived during one.
 fn measured_memory(job: &Job) -> Result<[u64; 2]> {
-    let recorder = Recorder::open(&device_of(job)?)?;
-    let mut trial = Trial::new(job)?;
+    let (device, micro_batch) = (device_of(job)?, micro_batch_of(job)?);
+    let recorder = Recorder::open(&device)?;
+    let mut trial = Trial::new(job, micro_batch)?;
     trial.step()?.read()?; // makes the values of parameters, which a step does once
     recorder.restart()?;
     trial.step()?.read()?;
@@ -190,7 +191,7 @@ impl Costs {
         let averages = train.ema.len() as f64;
         // Weights, averages, two moments, gradients.
         let weights = BYTES * (all * (1.0 + averages) + 3.0 * trained);
-        let saved = BYTES * (plan.backbone.saved_floats + projected) * train.micro_batch_size as f64;
+        let saved = BYTES * (plan.backbone.saved_floats + projected) * train.micro_batch() as f64;
         costs.memory_bytes = RESIDENT_BASE + weights + saved;
         let checkpoint = BYTES * (all * (1.0 + averages) + 2.0 * trained);
         costs.disk_bytes = checkpoint * (recipe.log.keep_checkpoints + 1) as f64;

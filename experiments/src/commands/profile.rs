@@ -14,7 +14,7 @@ use realign::recipe::Job;
 use serde_json::{Value, json};
 
 use super::recipe_args::{RecipeArgs, check_device};
-use crate::measuring::{Trial, device_of, train_section};
+use crate::measuring::{Trial, device_of, micro_batch_of, train_section};
 use crate::table::Table;
 
 /// Where a step's time goes, by operation, forward and backward
@@ -71,9 +71,10 @@ impl Profile {
     }
 
     fn measure(&self, job: &Job, device: &Device) -> Result<Measured> {
+        let micro_batch = micro_batch_of(job)?;
         // Opened before anything is built, so that all memory is seen.
         let recorder = Recorder::open(device)?;
-        let mut trial = Trial::new(job)?;
+        let mut trial = Trial::new(job, micro_batch)?;
         trial.step()?.read()?;
         recorder.restart()?;
         let recorded_s = timed(&mut trial, self.steps, device)?.0;

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, bail};
 use realign::burn::tensor::Device;
 use realign::ops::{self, DeviceChoice};
-use realign::recipe::{Job, Missing, Plan, TrainSection};
-use realign::train::{ProgramRun, StepStats, Trainable, Trainer};
+use realign::recipe::{Job, MicroBatchSize, Missing, Plan, TrainSection};
+use realign::train::{MicroBatch, ProgramRun, StepStats, Trainable, Trainer};
 
 /// A recipe's training in memory.
 #[derive(Debug)]
@@ -16,16 +16,22 @@ pub enum Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    /// Builds everything that the recipe trains, at step 0.
+    /// Builds everything that the recipe trains, at step 0, with what [`micro_batch_of`] said.
     ///
     /// # Errors
     /// Something is missing, or sizes do not fit.
-    pub fn new(job: &'a Job) -> Result<Self> {
+    pub fn new(job: &'a Job, micro_batch: Option<usize>) -> Result<Self> {
         Ok(match job {
             Job::Program(plan) => Self::Program(Box::new(ProgramRun::new(plan)?)),
             Job::Diffusion(plan) => match &plan.recipe.program {
                 Some(program) => Self::Program(Box::new(ProgramRun::with_diffusion(plan, &**program)?)),
-                None => Self::Diffusion(Box::new(Trainer::new(plan)?), plan),
+                None => {
+                    let mut trainer = Trainer::new(plan)?;
+                    if let Some(samples) = micro_batch {
+                        trainer.set_micro_batches(samples, plan.recipe.train.global_batch_size / samples);
+                    }
+                    Self::Diffusion(Box::new(trainer), plan)
+                }
             },
         })
     }
@@ -55,6 +61,19 @@ pub fn device_of(job: &Job) -> Result<Device> {
         bail!("{missing}");
     }
     DeviceChoice::parse(device).and_then(ops::open).context("device")
+}
+
+/// The micro-batch size where the recipe leaves it to the run; nothing where it is a number.
+///
+/// # Errors
+/// As [`MicroBatch::fitting`].
+pub fn micro_batch_of(job: &Job) -> Result<Option<usize>> {
+    match job {
+        Job::Diffusion(plan) if plan.recipe.train.micro_batch_size == MicroBatchSize::Auto => {
+            Ok(Some(MicroBatch::fitting(plan)?.samples))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Steps, batch and rate of a recipe of either sort.

@@ -45,6 +45,8 @@ pub enum Event {
         /// The PNG file.
         path: PathBuf,
     },
+    /// What the run decided for itself.
+    Note(String),
     /// Something the user should know and the run can live with.
     Warning(String),
     /// The run is over: it reached its last step, or was asked to stop and has saved.

@@ -14,6 +14,17 @@ pub fn peak_memory(device: &Device) -> Option<u64> {
     of_process("VmHWM:")
 }
 
+/// Whether a device has memory of its own.
+pub fn is_cuda(device: &Device) -> bool {
+    #[cfg(feature = "tch")]
+    return cuda(device).is_some();
+    #[cfg(not(feature = "tch"))]
+    {
+        let _: &Device = device;
+        false
+    }
+}
+
 /// Bytes that the program holds now on a CPU, beside tensors too; nothing where the system does not tell.
 pub fn resident_memory() -> Option<u64> {
     of_process("VmRSS:")

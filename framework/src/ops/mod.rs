@@ -53,7 +53,7 @@ pub use guard::guard;
 pub use jvp::{Direction, Jvp, JvpMethod, jvp};
 pub use layer_norm::{chunk, layer_norm, modulate, modulated_layer_norm};
 pub use linear::linear;
-pub use memory::{free_memory, peak_memory, resident_memory};
+pub use memory::{free_memory, is_cuda, peak_memory, resident_memory};
 pub use optimizer::{AdamWState, AdamWStep, adamw, global_norm, lerp};
 pub use qk_norm::rotary_qk_norm;
 pub use recorder::{OpTime, PHASES, Phase, Recorder, Recording, in_phase};

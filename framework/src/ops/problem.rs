@@ -1,7 +1,7 @@
 //! What the tensor library's messages mean, and what to do about them.
 
 /// Recipe keys that take less memory, in the order in which they cost least.
-const KEYS_THAT_REDUCE: &str = "a smaller train.micro_batch_size needs less and trains the same; so do a smaller \
+const KEYS_THAT_REDUCE: &str = "a smaller train.micro_batch_size needs less (`auto` finds what fits); so do a smaller \
                                 sample.num_preview and evaluation.batch_size, where pictures were drawn";
 const DRIVERS: &str = "https://www.nvidia.com/drivers";
 

@@ -68,6 +68,7 @@ impl CacheChoice {
         plan: &Plan,
         dataset: &dyn Dataset,
         device: &Device,
+        micro_batch_size: usize,
         run_dir: &Path,
     ) -> Result<(Vec<Vec<FeatureCache>>, Vec<String>)> {
         let is_strict = plan.recipe.cache.features == FeatureStorage::Auto;
@@ -76,7 +77,7 @@ impl CacheChoice {
         let mut open = |encoder: &dyn EncoderConfig, spec: &EncoderSpec| {
             let store = match self.storage {
                 FeatureStorage::Disk => {
-                    self.file(&key(plan, dataset, device, encoder, spec)?, encoder, spec, &folder, &mut notes)?
+                    self.file(&key(plan, dataset, device, micro_batch_size, encoder, spec)?, encoder, spec, &folder, &mut notes)?
                 }
                 _ => Store::memory(self.num_examples),
             };
@@ -132,6 +133,7 @@ fn key(
     plan: &Plan,
     dataset: &dyn Dataset,
     device: &Device,
+    micro_batch_size: usize,
     encoder: &dyn EncoderConfig,
     spec: &EncoderSpec,
 ) -> Result<Value> {
@@ -153,7 +155,7 @@ fn key(
         "tokens": spec.grid.tokens(),
         "channels": spec.channels,
         // Convolutions round differently at another batch size, kernels on another kind of device.
-        "micro_batch_size": plan.recipe.train.micro_batch_size,
+        "micro_batch_size": micro_batch_size,
         "device": device.split(',').next(),
     }))
 }
