@@ -21,6 +21,8 @@ fn compile(libtorch: &std::path::Path) {
         let mut build = cc::Build::new();
         // One binary serves every machine and checks for NaN: no `-march=native`, no `-ffast-math`.
         build.cpp(true).std("c++17").pic(true).opt_level(3).define("_GLIBCXX_USE_CXX11_ABI", "1");
+        // As libtorch itself: some of its classes have further members without it.
+        build.define("NDEBUG", None);
         build.flag("-isystem").flag(&include).flag("-isystem").flag(include.join("torch/csrc/api/include"));
         build.flag_if_supported("-fopenmp");
         build

@@ -1,6 +1,5 @@
 //! What a person sees of a run: a bar on a terminal, a line every few seconds elsewhere.
 
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -8,6 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use realign::log::{Event, EventSink};
 
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
+const SHOWN_WAIT: f64 = 0.01; // below one percent a run does not wait for data
 const TEMPLATE: &str = "{wide_bar} {pos}/{len}  {msg}";
 
 /// Shows the events of a run.
@@ -97,15 +97,24 @@ impl EventSink for Progress {
                 let resumed = resumed_from.map(|step| format!(", going on from step {step}")).unwrap_or_default();
                 self.say(&format!("run folder {}{resumed}", run_dir.display()));
             }
-            Event::Step { step, total_steps, loss, images_per_s, eta_s } => {
-                self.step(*step, *total_steps, numbers(*loss, *images_per_s, *eta_s));
+            Event::Step { step, total_steps, loss, images_per_s, data_wait_fraction, peak_memory_bytes, eta_s } => {
+                let mut message = format!("loss {loss:.4}  {images_per_s:.1} images/s");
+                if *data_wait_fraction >= SHOWN_WAIT {
+                    message += &format!("  {:.0} % waiting for data", data_wait_fraction * 100.0);
+                }
+                message += &peak_memory_bytes.map(|bytes| format!("  {}", gigabytes(bytes))).unwrap_or_default();
+                message += &eta_s.map(|eta| format!("  {} left", duration(eta))).unwrap_or_default();
+                self.step(*step, *total_steps, message);
             }
             Event::Saved { step, path } => self.say(&format!("step {step}: checkpoint {}", path.display())),
             Event::Preview { step, path } => self.say(&format!("step {step}: samples {}", path.display())),
+            Event::Note(text) => self.say(text),
             Event::Warning(text) => self.say(&format!("warning: {text}")),
-            Event::Finished { step, total_steps, elapsed_s } => {
+            Event::Finished { step, total_steps, elapsed_s, peak_memory_bytes } => {
                 let outcome = if step < total_steps { "stopped and saved; the same command goes on" } else { "done" };
-                let line = format!("step {step}/{total_steps}: {outcome}, {}", duration(*elapsed_s));
+                let memory = peak_memory_bytes.map(|bytes| format!(", {} at most", gigabytes(bytes)));
+                let (took, memory) = (duration(*elapsed_s), memory.unwrap_or_default());
+                let line = format!("step {step}/{total_steps}: {outcome}, {took}{memory}");
                 if let Surface::Bar(bar) = &self.surface {
                     bar.finish_and_clear();
                     // The bar's own lines end without a line break, and this may be the program's last one.
@@ -118,13 +127,8 @@ impl EventSink for Progress {
     }
 }
 
-fn numbers(loss: f64, images_per_s: f64, eta_s: Option<f64>) -> String {
-    let mut text = format!("loss {loss:.4}  {images_per_s:.1} images/s");
-    if let Some(eta) = eta_s {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "  {} left", duration(eta));
-    }
-    text
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 /// Seconds as a person would say them: `42 s`, `3 min 07 s`, `2 h 05 min`.
@@ -164,7 +168,9 @@ mod tests {
     }
 
     fn step(step: u64) -> Event {
-        Event::Step { step, total_steps: 9, loss: 1.25, images_per_s: 35.0, eta_s: Some(187.0) }
+        let (data_wait_fraction, peak_memory_bytes) = (0.123, Some(1_500_000_000));
+        let (loss, images_per_s, eta_s) = (1.25, 35.0, Some(187.0));
+        Event::Step { step, total_steps: 9, loss, images_per_s, data_wait_fraction, peak_memory_bytes, eta_s }
     }
 
     #[test]
@@ -175,16 +181,16 @@ mod tests {
             Event::Started { run_dir: "runs/a".into(), total_steps: 9, resumed_from: Some(5) },
             step(6),
             Event::Warning("the disk is nearly full".into()),
-            Event::Finished { step: 7, total_steps: 9, elapsed_s: 12.0 },
+            Event::Finished { step: 7, total_steps: 9, elapsed_s: 12.0, peak_memory_bytes: Some(2_000_000_000) },
         ] {
             progress.event(&event);
         }
         assert_eq!(
             page.text(),
             "run folder runs/a, going on from step 5\n\
-             step 6/9  loss 1.2500  35.0 images/s  3 min 07 s left\n\
+             step 6/9  loss 1.2500  35.0 images/s  12 % waiting for data  1.50 GB  3 min 07 s left\n\
              warning: the disk is nearly full\n\
-             step 7/9: stopped and saved; the same command goes on, 12 s\n"
+             step 7/9: stopped and saved; the same command goes on, 12 s, 2.00 GB at most\n"
         );
     }
 

@@ -1,7 +1,8 @@
 //! Objective `my_idea`: flow matching on the straight path with uniform times. t = 0 is data, t = 1 is noise.
 
 use anyhow::Result;
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
+use realign::ops;
 use realign::plugin::{
     Backbone, BackboneInput, Draws, Objective, ObjectiveConfig, ObjectiveInput, ObjectiveOutput, ProbabilityPath, Times,
 };
@@ -47,15 +48,15 @@ pub struct MyIdea {
 impl Objective for MyIdea {
     fn draw(&self, shape: [usize; 4], streams: &Streams, device: &Device) -> Draws {
         let [batch, ..] = shape;
-        let noise = TensorData::new(streams.normal("noise", shape.iter().product()), shape);
-        let times = TensorData::new(streams.uniform("times", batch), [batch]);
+        let noise = streams.normal("noise", shape.iter().product());
+        let times = streams.uniform("times", batch);
         let drop = streams.uniform("label_dropout", batch);
         let drop: Vec<bool> = drop.into_iter().map(|draw| f64::from(draw) < self.label_dropout).collect();
         Draws {
-            noise: Tensor::from_data(noise, device),
-            t: Tensor::from_data(times, device),
+            noise: ops::upload(&noise, shape, device),
+            t: ops::upload(&times, [batch], device),
             r: None,
-            drop: Some(Tensor::<1, Bool>::from_data(TensorData::new(drop, [batch]), device)),
+            drop: Some(ops::upload_flags(&drop, [batch], device)),
         }
     }
 

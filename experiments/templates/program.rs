@@ -67,8 +67,7 @@ impl Program for MyIdea {
     fn step(&mut self, batch: &Batch, streams: &Streams, learning_rate: f64) -> Result<Vec<(String, Tensor<1>)>> {
         let loss = self.assembly.loss(&self.model, batch, streams)?;
         let mut scalars = loss.scalars;
-        let mut gradients = Gradients::default();
-        gradients.add(&self.model, (loss.total * self.factor).backward());
+        let gradients = Gradients::of_loss(&self.model, loss.total * self.factor);
         let norm = self.optimizer.step(&mut self.model, gradients, learning_rate);
         scalars.push(("train/grad_norm".into(), norm));
         for ema in &mut self.emas {

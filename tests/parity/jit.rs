@@ -330,7 +330,8 @@ fn learning_rates(case: &Case, found: &mut Comparison) -> Result<()> {
         let train = TrainSection {
             steps: (all * STEPS_PER_EPOCH) as u64,
             global_batch_size: 1,
-            micro_batch_size: 1,
+            micro_batch_size: 1.into(),
+            memory_limit: None,
             learning_rate: lr,
             base_batch_size: None,
             schedule: ScheduleSection {

@@ -5,14 +5,16 @@ use anyhow::{Result, bail};
 use std::{ffi::OsString, process::ExitCode};
 
 /// Commands the `realign` program answers.
-const HANDED_OVER: [&str; 18] = [
+const HANDED_OVER: [&str; 20] = [
     "run",
     "sample",
+    "eval",
     "explain",
     "check",
     "plugins",
     "new",
     "bench",
+    "profile",
     "weights",
     "import",
     "export",
@@ -33,6 +35,7 @@ Usage: cargo xtask <COMMAND> [OPTIONS]
 
   run RECIPE        train as the recipe says; the same command again continues the run
   sample RUN        draw pictures from a trained run
+  eval WHAT         quality of a run's samples, or of pictures, against a reference
   prepare WHAT      crop pictures or compute latents once, before training
   explain RECIPE    the resolved recipe, where each value came from, sizes and costs
   check RECIPE      load, build and step one recipe
@@ -49,6 +52,7 @@ Usage: cargo xtask <COMMAND> [OPTIONS]
   export RUN OUT    write a run's weights as other projects read them
   new KIND NAME     write a plugin file with a passing test
   bench             time our training step beside PyTorch's
+  profile RECIPE    where a step's time goes, by operation, forward and backward
 
   test [FILTER]     the whole gate, cheapest check first;
                     FILTER is parity, contracts, cli, resume, recipes, extension or part of a test name

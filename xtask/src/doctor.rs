@@ -32,7 +32,7 @@ pub fn doctor(workspace: &Workspace) -> ExitCode {
         compiler(),
         python(),
         libtorch_line(workspace),
-        driver(),
+        driver(workspace),
         machine(),
         memory(),
         disk("disk (build)", &workspace.target, BUILD_BYTES, "CARGO_TARGET_DIR"),
@@ -129,14 +129,54 @@ fn rejected() -> String {
     reason.map(|error| format!(" (the installed PyTorch is not used: {error:#})")).unwrap_or_default()
 }
 
-fn driver() -> Line {
-    let name = "NVIDIA driver";
+fn driver(workspace: &Workspace) -> Line {
     let query = ["--query-gpu=name,driver_version", "--format=csv,noheader"];
-    match first_line(Command::new("nvidia-smi").args(query)) {
-        Some(text) => good(name, text),
-        None if libtorch::has_nvidia_driver() => good(name, "loaded (no `nvidia-smi` on PATH)"),
-        None => note(name, "none: the CPU is used"),
+    let gpu = first_line(Command::new("nvidia-smi").args(query))
+        .or_else(|| libtorch::has_nvidia_driver().then(|| "loaded (no `nvidia-smi` on PATH)".to_owned()));
+    let found = libtorch::find(workspace, false).ok().flatten();
+    let needed = found.as_ref().and_then(|found| cuda_of_libtorch(&found.root));
+    cuda(gpu, cuda_of_driver().as_deref(), found.map(|found| found.has_cuda), needed.as_deref())
+}
+
+/// Whether `device: cuda` works, and why not: the GPU and its driver, the CUDA that the driver knows, whether libtorch
+/// has CUDA, and the CUDA that it needs.
+fn cuda(gpu: Option<String>, known: Option<&str>, has_cuda: Option<bool>, needed: Option<&str>) -> Line {
+    let name = "NVIDIA driver";
+    let major = |version: &str| numbers(version).first().copied();
+    let Some(gpu) = gpu else {
+        return note(name, "none: the CPU is used; for a GPU install one from https://www.nvidia.com/drivers");
+    };
+    match (has_cuda, known, needed) {
+        (Some(false), ..) => note(
+            name,
+            format!("{gpu}, but libtorch is built without CUDA: the CPU is used; run `cargo xtask libtorch --cuda`"),
+        ),
+        (_, Some(known), Some(needed)) if major(known) < major(needed) => problem(
+            name,
+            format!(
+                "{gpu}, which knows CUDA {known}, and libtorch needs {needed}: update it from \
+                 https://www.nvidia.com/drivers"
+            ),
+        ),
+        (_, Some(known), _) => good(name, format!("{gpu}, CUDA {known}")),
+        _ => good(name, gpu),
     }
+}
+
+/// The newest CUDA that the driver knows, as `nvidia-smi` says: `13.0`.
+fn cuda_of_driver() -> Option<String> {
+    let output = Command::new("nvidia-smi").output().ok().filter(|output| output.status.success())?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version = text.split("CUDA Version:").nth(1)?.split_whitespace().next()?;
+    Some(version.to_owned())
+}
+
+/// The CUDA that the libtorch of a wheel was built with, as the wheel says: `13.0`.
+fn cuda_of_libtorch(root: &Path) -> Option<String> {
+    let text = fs::read_to_string(root.join("version.py")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("cuda"))?;
+    let version = line.split('\'').nth(1)?;
+    Some(version.to_owned()).filter(|version| !version.is_empty())
 }
 
 fn machine() -> Line {
@@ -200,6 +240,21 @@ mod tests {
         assert!(numbers("1.100.0") > numbers("1.90"));
         assert!(numbers("1.90.0-beta.1") >= numbers("1.90"));
         assert!(numbers("1.89.1") < numbers("1.90"));
+    }
+
+    #[test]
+    fn the_driver_line_says_which_part_of_cuda_is_missing() {
+        let gpu = || Some("H100, 550.54".to_owned());
+        let text = |line: Line| line.text;
+        assert!(text(cuda(None, None, Some(true), None)).contains("none: the CPU is used"));
+        assert!(text(cuda(gpu(), Some("12.4"), Some(false), None)).contains("`cargo xtask libtorch --cuda`"));
+        let old = cuda(gpu(), Some("12.4"), Some(true), Some("13.0"));
+        assert!(
+            matches!(old.outcome, Outcome::Problem) && old.text.contains("knows CUDA 12.4, and libtorch needs 13.0")
+        );
+        let usable = cuda(gpu(), Some("13.1"), Some(true), Some("13.0"));
+        assert!(matches!(usable.outcome, Outcome::Good) && usable.text.ends_with("CUDA 13.1"));
+        assert!(matches!(cuda(gpu(), None, None, None).outcome, Outcome::Good));
     }
 
     #[test]

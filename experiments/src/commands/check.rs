@@ -44,7 +44,7 @@ fn diffusion(layered: &Layered, mut plan: Plan, out: &mut dyn Write) -> Result<E
     }
     check_device(layered, &plan.recipe.device, plan.recipe.precision)?;
     plan.recipe.train.global_batch_size = 2;
-    plan.recipe.train.micro_batch_size = 2;
+    plan.recipe.train.micro_batch_size = 2.into();
     plan.recipe.loader.num_workers = 0;
     if let Some(program) = &plan.recipe.program {
         return step(ProgramRun::with_diffusion(&plan, &**program)?, &plan.recipe_name, out);
@@ -65,7 +65,7 @@ fn program(layered: &Layered, mut plan: ProgramPlan, out: &mut dyn Write) -> Res
         return Ok(ExitCode::SUCCESS);
     }
     check_device(layered, &plan.recipe.device, plan.recipe.precision)?;
-    (plan.recipe.train.global_batch_size, plan.recipe.train.micro_batch_size) = (2, 2);
+    (plan.recipe.train.global_batch_size, plan.recipe.train.micro_batch_size) = (2, 2.into());
     plan.recipe.loader.num_workers = 0;
     step(ProgramRun::new(&plan)?, &plan.recipe_name, out)
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use realign::burn::tensor::Device;
+use realign::ops::Recorder;
 use realign::plugin::ProjectorContext;
 use realign::recipe::{Job, Layered, Plan};
 use realign::train::{CacheChoice, build_model};
@@ -14,12 +15,16 @@ use serde::Serialize;
 use serde_yaml::Value;
 
 use super::recipe_args::RecipeArgs;
+use crate::measuring::{Trial, device_of, micro_batch_of};
 
 /// The resolved recipe, where each value came from, sizes and costs
 #[derive(Debug, Args)]
 pub struct Explain {
     #[command(flatten)]
     recipe: RecipeArgs,
+    /// Do one step, and print the most memory that its tensors take
+    #[arg(long)]
+    measure_memory: bool,
 }
 
 impl Explain {
@@ -41,6 +46,14 @@ impl Explain {
                 &plan.missing
             }
         };
+        if self.measure_memory {
+            let [kept, peak] = measured_memory(&job)?.map(|bytes| bytes as f64 / 1e9);
+            writeln!(out, "\nmeasured in one step")?;
+            writeln!(
+                out,
+                "  peak memory             {peak:.2} GB of tensors, {kept:.2} GB of them kept between steps"
+            )?;
+        }
         if !missing.is_empty() {
             writeln!(out, "\nmissing")?;
             for missing in missing {
@@ -49,6 +62,17 @@ impl Explain {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Bytes of tensors that stay after a step, and the most that lived during one.
+fn measured_memory(job: &Job) -> Result<[u64; 2]> {
+    let (device, micro_batch) = (device_of(job)?, micro_batch_of(job)?);
+    let recorder = Recorder::open(&device)?;
+    let mut trial = Trial::new(job, micro_batch)?;
+    trial.step()?.read()?; // makes the values of parameters, which a step does once
+    recorder.restart()?;
+    trial.step()?.read()?;
+    recorder.memory()
 }
 
 fn values(layered: &Layered, recipe: &impl Serialize, out: &mut dyn Write) -> Result<()> {
@@ -167,7 +191,7 @@ impl Costs {
         let averages = train.ema.len() as f64;
         // Weights, averages, two moments, gradients.
         let weights = BYTES * (all * (1.0 + averages) + 3.0 * trained);
-        let saved = BYTES * (plan.backbone.saved_floats + projected) * train.micro_batch_size as f64;
+        let saved = BYTES * (plan.backbone.saved_floats + projected) * train.micro_batch() as f64;
         costs.memory_bytes = RESIDENT_BASE + weights + saved;
         let checkpoint = BYTES * (all * (1.0 + averages) + 2.0 * trained);
         costs.disk_bytes = checkpoint * (recipe.log.keep_checkpoints + 1) as f64;

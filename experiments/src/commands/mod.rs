@@ -22,6 +22,7 @@ pub mod plot;
 pub mod plugins;
 pub mod prepare;
 pub mod probe;
+pub mod profile;
 pub mod rank;
 pub mod recipe_args;
 pub mod reproduce;
@@ -45,6 +46,8 @@ pub enum Command {
     Explain(explain::Explain),
     /// Time our training step beside PyTorch's
     Bench(bench::Bench),
+    /// Where a step's time goes, by operation, forward and backward
+    Profile(profile::Profile),
     /// Load, build and step one recipe, without writing anything
     Check(check::Check),
     /// Spatial structure of encoders' features on your pictures
@@ -86,6 +89,7 @@ impl Command {
             Self::Prepare(command) => command.run(out),
             Self::Explain(command) => command.run(out),
             Self::Bench(command) => command.run(out),
+            Self::Profile(command) => command.run(out),
             Self::Check(command) => command.run(out),
             Self::Metrics(command) => command.run(out),
             Self::Rank(command) => command.run(out),

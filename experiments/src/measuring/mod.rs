@@ -5,7 +5,9 @@ pub mod history;
 mod measure;
 pub mod paper;
 mod pictures;
+mod trial;
 
 pub use encoders::{EncoderArgs, NamedEncoder, context, read_normalizer};
 pub use measure::{Measured, measure, metrics_of};
 pub use pictures::{FitChoice, PictureArgs, Source, read_dataset};
+pub use trial::{Trial, device_of, micro_batch_of, train_section};

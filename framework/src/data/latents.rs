@@ -1,8 +1,9 @@
 //! Latents of a variational autoencoder: their posterior, and how they are normalized for training.
 
 use anyhow::{Context, Result, ensure};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
+use crate::ops;
 use crate::weights::StateDict;
 
 const LOG_VARIANCE: (f64, f64) = (-30.0, 20.0); // beyond these the reference clamps
@@ -146,11 +147,13 @@ impl LatentNorm {
 }
 
 fn per_channel(values: &[f32], device: &Device) -> Tensor<4> {
-    Tensor::from_data(TensorData::new(values.to_vec(), [1, values.len(), 1, 1]), device)
+    ops::upload(values, [1, values.len(), 1, 1], device)
 }
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
+
     use super::*;
     use crate::weights::{HostTensor, to_host};
 

@@ -24,6 +24,10 @@ pub enum Event {
         loss: f64,
         /// Samples per second of wall time, over the steps since the last event.
         images_per_s: f64,
+        /// Share of the wall time since the last event that was spent waiting for data, in 0..1.
+        data_wait_fraction: f64,
+        /// Most memory that the run took so far, in bytes; `None` where the system does not tell.
+        peak_memory_bytes: Option<u64>,
         /// Seconds to the end at the present speed; `None` before the speed is known.
         eta_s: Option<f64>,
     },
@@ -41,6 +45,8 @@ pub enum Event {
         /// The PNG file.
         path: PathBuf,
     },
+    /// What the run decided for itself.
+    Note(String),
     /// Something the user should know and the run can live with.
     Warning(String),
     /// The run is over: it reached its last step, or was asked to stop and has saved.
@@ -51,6 +57,8 @@ pub enum Event {
         total_steps: u64,
         /// Wall time of this life of the run, in seconds.
         elapsed_s: f64,
+        /// Most memory that it took, in bytes; `None` where the system does not tell.
+        peak_memory_bytes: Option<u64>,
     },
 }
 
@@ -98,7 +106,10 @@ mod tests {
         let (sender, receiver) = std::sync::mpsc::channel();
         let mut sinks: Vec<Box<dyn EventSink>> =
             vec![Box::new(SilentSink), Box::new(move |event: &Event| sender.send(event.clone()).unwrap())];
-        let events = [Event::Warning("first".into()), Event::Finished { step: 7, total_steps: 9, elapsed_s: 1.5 }];
+        let events = [
+            Event::Warning("first".into()),
+            Event::Finished { step: 7, total_steps: 9, elapsed_s: 1.5, peak_memory_bytes: None },
+        ];
         for event in &events {
             sinks.iter_mut().for_each(|sink| sink.event(event));
         }

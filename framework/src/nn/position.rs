@@ -1,7 +1,8 @@
 //! Fixed position tables: sine-cosine and rotary.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
+use crate::ops;
 use crate::plugin::PatchGrid;
 
 /// The 2-D table of DiT: for token (row i, column j) the first half of the channels encodes j, the second half i;
@@ -54,7 +55,7 @@ impl RotaryTable {
         let shape = [self.angles.len() / self.num_pairs.max(1), self.num_pairs];
         [f32::cos, f32::sin].map(|f| {
             let values: Vec<f32> = self.angles.iter().map(|angle| f(*angle)).collect();
-            Tensor::from_data(TensorData::new(values, shape), device)
+            ops::upload(&values, shape, device)
         })
     }
 }

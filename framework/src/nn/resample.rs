@@ -7,6 +7,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::ops;
+
 /// How a picture gets another size. With `s` the pixels of the source for one of the result, pixel `i` of the result
 /// lies at `s · (i + 1/2) − 1/2` of the source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -90,7 +92,7 @@ impl Resampling {
     }
 
     fn map(self, from: usize, to: usize, device: &Device) -> Tensor<2> {
-        Tensor::from_data(TensorData::new(self.weights(from, to), [to, from]), device)
+        ops::upload(&self.weights(from, to), [to, from], device)
     }
 }
 
@@ -153,6 +155,7 @@ fn cubic(x: f64, a: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+
     use super::*;
     use crate::ops::{DeviceChoice, backend_names, open};
     use crate::streams::Streams;

@@ -1,7 +1,7 @@
 //! Embedding of continuous times.
 
 use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use super::init::{Init, ParamBuilder};
 use super::linear::Linear;
@@ -63,7 +63,7 @@ pub fn time_features(t: Tensor<1>, channels: usize) -> Tensor<2> {
     // In f32, as the reference: at large t one unit in the last place of a frequency shows.
     let frequency = |k: usize| (-(10000f64.ln() as f32) * k as f32 / half as f32).exp();
     let frequencies: Vec<f32> = (0..half).map(frequency).collect();
-    let frequencies = Tensor::<2>::from_data(TensorData::new(frequencies, [1, half]), &t.device());
+    let frequencies = ops::upload(&frequencies, [1, half], &t.device());
     let angles = t.unsqueeze_dim::<2>(1) * frequencies;
     Tensor::cat(vec![angles.clone().cos(), angles.sin()], 1)
 }

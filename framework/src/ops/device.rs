@@ -1,7 +1,5 @@
 //! The one place where a device is made.
 
-#[cfg(feature = "tch")]
-use anyhow::Context;
 use anyhow::{Result, bail};
 use burn::backend::DispatchDevice;
 use burn::tensor::Device;
@@ -78,12 +76,13 @@ fn libtorch_cpu() -> Device {
 #[cfg(feature = "tch")]
 #[allow(deprecated)]
 fn open_cuda(index: usize) -> Result<Device> {
-    let count = super::libtorch::num_cuda_devices().with_context(|| format!("`cuda:{index}`"))?;
-    if index >= count {
-        bail!("`cuda:{index}` is not there: {count} found, allowed are `cuda:0` to `cuda:{}`", count - 1)
+    match super::libtorch::cuda_facts().problem(index) {
+        Some(problem) => bail!("`cuda:{index}`: {problem}"),
+        None => {
+            super::libtorch::allow_tf32(false);
+            Ok(Device::libtorch_cuda(index))
+        }
     }
-    super::libtorch::allow_tf32(false);
-    Ok(Device::libtorch_cuda(index))
 }
 
 #[cfg(not(feature = "tch"))]

@@ -7,6 +7,8 @@ use std::sync::Once;
 
 use anyhow::{Result, anyhow};
 
+use super::problem;
+
 thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
@@ -15,7 +17,7 @@ thread_local! {
 /// operation, a C++ exception) as an error.
 ///
 /// # Errors
-/// The library's message, first line only.
+/// What a user can do about it where that is known, else the library's message, first line only.
 pub fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -29,7 +31,11 @@ pub fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     let outer = QUIET.with(|quiet| quiet.replace(true));
     let result = panic::catch_unwind(AssertUnwindSafe(work));
     QUIET.with(|quiet| quiet.set(outer));
-    result.unwrap_or_else(|cause| Err(anyhow!("tensor operation failed: {}", message(&*cause))))
+    result.unwrap_or_else(|cause| {
+        let message = message(&*cause);
+        Err(problem::explain(&message)
+            .map_or_else(|| anyhow!("tensor operation failed: {message}"), |text| anyhow!(text)))
+    })
 }
 
 fn message(cause: &(dyn Any + Send)) -> String {

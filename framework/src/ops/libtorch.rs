@@ -3,11 +3,12 @@
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Result, bail};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{DispatchDevice, LibTorch, autodiff::NodeId, autodiff::grads::Gradients};
 use burn::tensor::Device;
 use burn_tch::LibTorchDevice;
+
+use super::problem::CudaFacts;
 
 /// A libtorch tensor.
 pub(super) type T = tch::Tensor;
@@ -21,7 +22,7 @@ unsafe extern "C" {
     fn rl_set_threads(n: c_int) -> c_int;
     fn rl_threads() -> c_int;
     fn rl_version() -> *const c_char;
-    fn rl_load_cuda() -> c_int;
+    fn rl_load_cuda(driver: *mut c_int, runtime: *mut c_int) -> c_int;
     fn rl_allow_tf32(is_allowed: c_int) -> c_int;
     fn rl_compute_capability(device: c_int, major: *mut c_int, minor: *mut c_int) -> c_int;
 }
@@ -51,7 +52,7 @@ pub(super) fn check(code: c_int) {
 }
 
 /// First line of what the last failed shim call of this thread said.
-fn last_error() -> String {
+pub(super) fn last_error() -> String {
     // SAFETY: the shim's message is a NUL-terminated thread-local string.
     let message = unsafe { CStr::from_ptr(rl_last_error()) }.to_string_lossy();
     message.lines().next().unwrap_or_default().to_string()
@@ -90,9 +91,14 @@ pub(super) fn version() -> String {
 }
 
 pub(super) fn name(device: &Device) -> String {
+    cuda_index(device).map_or("cpu".into(), |index| format!("cuda:{index}"))
+}
+
+/// Index of a CUDA device; none for another.
+pub(super) fn cuda_index(device: &Device) -> Option<usize> {
     match device.as_dispatch().clone().inner() {
-        DispatchDevice::LibTorch(LibTorchDevice::Cuda(index)) => format!("cuda:{index}"),
-        _ => "cpu".into(),
+        DispatchDevice::LibTorch(LibTorchDevice::Cuda(index)) => Some(index),
+        _ => None,
     }
 }
 
@@ -117,22 +123,16 @@ pub(super) fn compute_capability(device: usize) -> [u32; 2] {
     }
 }
 
-/// Loads libtorch's CUDA library and counts its devices. Must come before any other question about CUDA: libtorch
+/// Loads libtorch's CUDA library and asks what is there. Must come before any other question about CUDA: libtorch
 /// remembers the first answer.
-///
-/// # Errors
-/// This libtorch has no CUDA library, or its driver is missing or too old; no device is visible.
-pub(super) fn num_cuda_devices() -> Result<usize> {
-    // SAFETY: plain call; the shim loads a library once.
-    if unsafe { rl_load_cuda() } != 0 {
-        bail!(
-            "this libtorch has no usable CUDA ({}); get one with `cargo xtask libtorch --cuda`, or run with \
-             `device: cpu`",
-            last_error()
-        )
+pub(super) fn cuda_facts() -> CudaFacts {
+    let (mut driver, mut runtime) = (0, 0);
+    // SAFETY: two numbers to be written; the shim loads a library once.
+    if unsafe { rl_load_cuda(&mut driver, &mut runtime) } != 0 {
+        return CudaFacts { unloaded: Some(last_error()), ..CudaFacts::default() };
     }
-    match usize::try_from(tch::Cuda::device_count()) {
-        Ok(count) if count > 0 => Ok(count),
-        _ => bail!("no NVIDIA device is visible; `cargo xtask doctor` says why, `device: cpu` runs here"),
-    }
+    let version = |number: c_int| u32::try_from(number).ok().filter(|number| *number > 0);
+    let (driver, runtime) = (version(driver), version(runtime));
+    let num_devices = usize::try_from(tch::Cuda::device_count()).unwrap_or(0);
+    CudaFacts { unloaded: None, driver, runtime, num_devices }
 }

@@ -32,18 +32,22 @@ mod layer_norm;
 #[cfg(feature = "tch")]
 mod libtorch;
 mod linear;
+mod memory;
 mod optimizer;
 #[cfg(test)]
 mod optimizer_check;
 mod precision;
 #[cfg(all(test, feature = "tch"))]
 mod precision_check;
+mod problem;
 mod qk_norm;
+mod recorder;
 mod residual;
 mod rms_norm;
 mod rope;
 mod rotate_halves;
 mod swiglu;
+mod upload;
 
 pub use activation::{gelu_tanh, silu};
 pub use attention::{attention, attention_packed, unpack_heads};
@@ -57,11 +61,14 @@ pub use guard::guard;
 pub use jvp::{Direction, Jvp, JvpMethod, jvp};
 pub use layer_norm::{chunk, layer_norm, modulate, modulated_layer_norm};
 pub use linear::linear;
+pub use memory::{free_memory, is_cuda, peak_memory, resident_memory};
 pub use optimizer::{AdamWState, AdamWStep, adamw, global_norm, lerp};
 pub use precision::Precision;
 pub use qk_norm::rotary_qk_norm;
+pub use recorder::{OpTime, PHASES, Phase, Recorder, Recording, in_phase};
 pub use residual::gated_residual;
 pub use rms_norm::{modulated_rms_norm, rms_norm};
 pub use rope::rotate_pairs;
 pub use rotate_halves::rotate_halves;
 pub use swiglu::swiglu;
+pub use upload::{upload, upload_bytes, upload_flags, upload_ints};

@@ -4,11 +4,12 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Int, Tensor};
 
 use super::encoder::WeightFile;
 use crate::erase::Erased;
 use crate::nn::ParamBuilder;
+use crate::ops;
 use crate::recipe::Check;
 use crate::registry::Described;
 
@@ -24,7 +25,7 @@ pub enum Condition {
 impl Condition {
     /// Labels from numbers.
     pub fn labels(labels: &[i64], device: &Device) -> Self {
-        Self::Labels(Tensor::from_data(TensorData::new(labels.to_vec(), [labels.len()]), device))
+        Self::Labels(ops::upload_ints(labels, [labels.len()], device))
     }
 
     /// Takes `null` where `drop` says so (classifier-free guidance training).

@@ -34,6 +34,12 @@ pub trait Encoder: Erased<EncoderKind> {
     /// # Errors
     /// The pictures do not have the size that the encoder was built for.
     fn encode(&self, images: Tensor<4>) -> Result<Features>;
+
+    /// Whether it computes in the host's memory: each call then waits for the pictures to come back from the device.
+    /// All others must not read a tensor, so that no training step waits.
+    fn works_on_host(&self) -> bool {
+        false
+    }
 }
 crate::module_kind!(
     /// Encoders as a kind of plugin.

@@ -3,10 +3,11 @@
 use std::fmt::Debug;
 
 use anyhow::Result;
-use burn::tensor::{Bool, Device, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Tensor};
 
 use super::backbone::Backbone;
 use super::condition::Condition;
+use crate::ops;
 use crate::recipe::Check;
 use crate::registry::Described;
 use crate::streams::Streams;
@@ -66,14 +67,14 @@ impl Draws {
     /// Noise of the samples' shape, these times, and conditions dropped with probability `label_dropout`.
     pub fn new(shape: [usize; 4], times: Vec<f32>, label_dropout: f64, streams: &Streams, device: &Device) -> Self {
         let [batch, ..] = shape;
-        let noise = TensorData::new(streams.normal("noise", shape.iter().product()), shape);
+        let noise = streams.normal("noise", shape.iter().product());
         let is_dropped = |u: f32| f64::from(u) < label_dropout;
         let drop: Vec<bool> = streams.uniform("label_dropout", batch).into_iter().map(is_dropped).collect();
         Self {
-            noise: Tensor::from_data(noise, device),
-            t: Tensor::from_data(TensorData::new(times, [batch]), device),
+            noise: ops::upload(&noise, shape, device),
+            t: ops::upload(&times, [batch], device),
             r: None,
-            drop: Some(Tensor::<1, Bool>::from_data(TensorData::new(drop, [batch]), device)),
+            drop: Some(ops::upload_flags(&drop, [batch], device)),
         }
     }
 }

@@ -114,6 +114,8 @@ pub(super) fn digest_of(mut recipe: serde_yaml::Value, train: &TrainSection) -> 
             map.remove("precision");
         }
     }
+    // A run keeps the micro-batch size that it once found to fit.
+    recipe.get_mut("train").and_then(|train| train.as_mapping_mut()).map(|train| train.remove("memory_limit"));
     if train.schedule.shape == ScheduleShape::Constant {
         recipe.get_mut("train").and_then(|train| train.as_mapping_mut()).map(|train| train.remove("steps"));
     }

@@ -9,6 +9,7 @@ use super::cache_section::CacheSection;
 use super::check::Check;
 use super::evaluation_section::EvaluationSection;
 use super::log_section::LogSection;
+use super::micro_batch_size::MicroBatchSize;
 use crate::ops::{DeviceChoice, Precision};
 use crate::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, ConditionerConfig, DatasetConfig, EncoderConfig,
@@ -111,7 +112,11 @@ pub struct TrainSection {
     /// Samples per optimizer step.
     pub global_batch_size: usize,
     /// Samples per forward pass; gradients are accumulated over `global_batch_size / micro_batch_size` passes.
-    pub micro_batch_size: usize,
+    pub micro_batch_size: MicroBatchSize,
+    /// Memory that a step may take, in GB (10⁹ bytes), for a `micro_batch_size` of `auto`; nine tenths of what is free on a
+    /// GPU, and four fifths on a CPU, when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_limit: Option<f64>,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Batch size that `learning_rate` belongs to: the rate grows linearly with `global_batch_size`. Not at all when null.
@@ -282,7 +287,7 @@ impl Recipe {
                     format!("autoencoder `{name}` has no posterior that the program could train"),
                 );
             }
-            if self.train.micro_batch_size != self.train.global_batch_size {
+            if self.train.micro_batch_size != self.train.global_batch_size.into() {
                 check.bad(
                     "train.micro_batch_size",
                     "a program takes the whole batch at once; set it to global_batch_size",
@@ -314,17 +319,26 @@ impl AlignmentTerm {
 }
 
 impl TrainSection {
-    /// Forward passes of one optimizer step.
-    pub fn micro_batches(&self) -> usize {
-        self.global_batch_size / self.micro_batch_size.max(1)
+    /// Samples per forward pass; the whole batch where the recipe leaves the number to the run.
+    pub fn micro_batch(&self) -> usize {
+        match self.micro_batch_size {
+            MicroBatchSize::Samples(samples) => samples,
+            MicroBatchSize::Auto => self.global_batch_size,
+        }
     }
 
     pub(super) fn validate(&self, check: &mut Check<'_>) {
         check.range("steps", self.steps, 1, 1_000_000_000);
         check.range("global_batch_size", self.global_batch_size, 1, 1 << 20);
-        check.positive("micro_batch_size", self.micro_batch_size);
-        if self.micro_batch_size > 0 && !self.global_batch_size.is_multiple_of(self.micro_batch_size) {
-            let (global, micro) = (self.global_batch_size, self.micro_batch_size);
+        let (global, micro) = (self.global_batch_size, self.micro_batch());
+        check.positive("micro_batch_size", micro);
+        if let Some(limit) = self.memory_limit {
+            check.range("memory_limit", limit, 0.001, 1e6);
+            if self.micro_batch_size != MicroBatchSize::Auto {
+                check.bad("memory_limit", "has no effect, because micro_batch_size is a number; set that to `auto`");
+            }
+        }
+        if micro > 0 && !global.is_multiple_of(micro) {
             check.bad("micro_batch_size", format!("`{micro}` does not divide global_batch_size `{global}`"));
         }
         if let Some(base) = self.base_batch_size {

@@ -144,8 +144,7 @@ impl Critic {
     /// As [`judge`](Self::judge).
     pub fn learn(&mut self, real: Tensor<4>, fake: Tensor<4>, learning_rate: f64) -> Vec<(&'static str, Tensor<1>)> {
         let Judgment { total, mut scalars } = self.judge(real, fake);
-        let mut gradients = Gradients::default();
-        gradients.add(&self.network, total.backward());
+        let gradients = Gradients::of_loss(&self.network, total);
         let norm = self.optimizer.step(&mut self.network, gradients, learning_rate * self.settings.rate);
         scalars.push(("grad_norm_disc", norm));
         scalars

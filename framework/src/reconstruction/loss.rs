@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,7 @@ use super::adversarial::generator_loss;
 use super::critic::{Critic, DiscriminatorSection};
 use super::lpips::{Lpips, LpipsFiles, LpipsInput};
 use crate::data::latents::Posterior;
+use crate::ops;
 use crate::plugin::Autoencoder;
 use crate::plugin::encoder::WeightFile;
 use crate::recipe::Check;
@@ -143,7 +144,7 @@ impl Reconstruction {
         let shape = posterior.mean.dims();
         let values = noise(shape.iter().product());
         ensure!(values.len() == shape.iter().product::<usize>(), "noise for latents {shape:?} has another count");
-        let noise = Tensor::from_data(TensorData::new(values, shape), &posterior.mean.device());
+        let noise = ops::upload(&values, shape, &posterior.mean.device());
         let latents = posterior.sample(noise);
         let decoded = variational.decode_latents(latents.clone());
         Ok(Self { pictures, posterior, latents, decoded })

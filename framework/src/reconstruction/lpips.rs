@@ -6,13 +6,13 @@ use anyhow::{Context, Result, bail};
 use burn::module::{Module, Param};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
-use burn::tensor::{Device, Tensor, TensorData, activation::relu};
+use burn::tensor::{Device, Tensor, activation::relu};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::erase::At;
 use crate::nn::{Conv2d, Init, ParamBuilder, Sequential};
-use crate::ops::ConvShape;
+use crate::ops::{self, ConvShape};
 use crate::plugin::encoder::WeightFile;
 use crate::weights::{StateDict, load_state_dict, read_weights};
 
@@ -195,7 +195,7 @@ fn scaled(x: Tensor<4>, input: LpipsInput) -> Tensor<4> {
         LpipsInput::Reference => x * 2.0 - 1.0,
     };
     let device = x.device();
-    let per_channel = |values: [f32; 3]| Tensor::from_data(TensorData::new(values.to_vec(), [1, 3, 1, 1]), &device);
+    let per_channel = |values: [f32; 3]| ops::upload(&values, [1, 3, 1, 1], &device);
     (x - per_channel(SHIFT)) / per_channel(SCALE)
 }
 
@@ -208,6 +208,8 @@ fn unit(x: Tensor<4>) -> Tensor<4> {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
+
     use super::*;
     use crate::streams::Streams;
     use crate::weights::{parameters, to_host};

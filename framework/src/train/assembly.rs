@@ -100,9 +100,9 @@ impl Assembly {
     ///
     /// # Errors
     /// As [`CacheChoice::open`].
-    pub fn keep_features(&mut self, plan: &Plan, run_dir: &Path) -> Result<Vec<String>> {
+    pub fn keep_features(&mut self, plan: &Plan, micro_batch_size: usize, run_dir: &Path) -> Result<Vec<String>> {
         let choice = CacheChoice::new(plan, &*self.dataset);
-        let (caches, notes) = choice.open(plan, &*self.dataset, &self.device, run_dir)?;
+        let (caches, notes) = choice.open(plan, &*self.dataset, &self.device, micro_batch_size, run_dir)?;
         self.caches = caches;
         Ok(notes)
     }

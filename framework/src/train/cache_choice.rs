@@ -68,6 +68,7 @@ impl CacheChoice {
         plan: &Plan,
         dataset: &dyn Dataset,
         device: &Device,
+        micro_batch_size: usize,
         run_dir: &Path,
     ) -> Result<(Vec<Vec<FeatureCache>>, Vec<String>)> {
         let is_strict = plan.recipe.cache.features == FeatureStorage::Auto;
@@ -75,9 +76,13 @@ impl CacheChoice {
         let mut notes = vec![];
         let mut open = |encoder: &dyn EncoderConfig, spec: &EncoderSpec| {
             let store = match self.storage {
-                FeatureStorage::Disk => {
-                    self.file(&key(plan, dataset, device, encoder, spec)?, encoder, spec, &folder, &mut notes)?
-                }
+                FeatureStorage::Disk => self.file(
+                    &key(plan, dataset, device, micro_batch_size, encoder, spec)?,
+                    encoder,
+                    spec,
+                    &folder,
+                    &mut notes,
+                )?,
                 _ => Store::memory(self.num_examples),
             };
             Ok(FeatureCache::new(store, [spec.grid.tokens(), spec.channels], is_strict))
@@ -132,6 +137,7 @@ fn key(
     plan: &Plan,
     dataset: &dyn Dataset,
     device: &Device,
+    micro_batch_size: usize,
     encoder: &dyn EncoderConfig,
     spec: &EncoderSpec,
 ) -> Result<Value> {
@@ -153,7 +159,7 @@ fn key(
         "tokens": spec.grid.tokens(),
         "channels": spec.channels,
         // Convolutions round differently at another batch size, kernels on another kind of device.
-        "micro_batch_size": plan.recipe.train.micro_batch_size,
+        "micro_batch_size": micro_batch_size,
         "device": device.split(',').next(),
     });
     if plan.recipe.precision != Precision::F32 {

@@ -1,12 +1,13 @@
 //! Training from latents that were computed before.
 
 use anyhow::{Context, Result, bail, ensure};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use crate::data::latent_cache::{LatentsInfo, STATISTICS};
 use crate::data::latents::{LatentNorm, sample_moments};
 use crate::data::loader::Batch;
 use crate::erase::Slot;
+use crate::ops;
 use crate::plugin::{AutoencoderKind, Variational};
 use crate::recipe::Plan;
 use crate::streams::Streams;
@@ -82,9 +83,9 @@ pub(super) fn samples(
     let shape = [count, channels, height, width];
     let expected = 2 * shape.iter().product::<usize>();
     ensure!(batch.moments.len() == expected, "a batch of {count} latents has {} values", batch.moments.len());
-    let moments = TensorData::new(batch.moments.clone(), [count, 2 * channels, height, width]);
-    let noise = TensorData::new(streams.normal("posterior", expected / 2), shape);
-    let sample = sample_moments(Tensor::from_data(moments, device), Tensor::from_data(noise, device));
+    let moments = ops::upload(&batch.moments, [count, 2 * channels, height, width], device);
+    let noise = ops::upload(&streams.normal("posterior", expected / 2), shape, device);
+    let sample = sample_moments(moments, noise);
     Ok(posterior(autoencoder)?.norm().normalize(sample))
 }
 

@@ -6,13 +6,14 @@ use anyhow::Result;
 use burn::tensor::Device;
 
 use super::ema::Ema;
+use super::micro_batch::{KEY, MicroBatch};
 use super::previews::{PreviewSettings, sample_previews};
 use super::run::{Frame, RunOptions, run_loop};
 use super::spatial_watch::SpatialWatch;
 use super::trainable::{Preview, ReadTensors, Trainable, WriteTensors};
 use super::trainer::{StepStats, Trainer};
 use crate::checkpoint::State;
-use crate::log::EventSink;
+use crate::log::{Event, EventSink};
 use crate::ops::{self, JvpMethod};
 use crate::recipe::{EmaSection, Layered, Plan, SpatialSection};
 use crate::weights::{StateDict, load_state_dict, state_dict};
@@ -25,7 +26,13 @@ use crate::weights::{StateDict, load_state_dict, state_dict};
 /// The data, the device or the disk fails, or another program trains in the folder. What was trained until then is
 /// saved where that is possible; checkpoints that are there stay.
 pub fn run(plan: &Plan, layered: &Layered, options: RunOptions<'_>, sink: &mut dyn EventSink) -> Result<Trainer> {
-    let mut diffusion = Diffusion { trainer: Trainer::new(plan)?, plan, spatial: None };
+    let micro_batch = MicroBatch::of_run(plan, &options.run_dir)?;
+    if let Some(note) = micro_batch.note {
+        sink.event(&Event::Note(note));
+    }
+    let mut trainer = Trainer::new(plan)?;
+    trainer.set_micro_batches(micro_batch.samples, plan.recipe.train.global_batch_size / micro_batch.samples.max(1));
+    let mut diffusion = Diffusion { trainer, plan, spatial: None };
     let frame = Frame::of_diffusion(plan, layered)?;
     run_loop(&frame, &mut diffusion, options, sink)?;
     Ok(diffusion.trainer)
@@ -43,8 +50,12 @@ impl Trainable for Diffusion<'_> {
         self.trainer.step
     }
 
+    fn device(&self) -> &Device {
+        &self.trainer.assembly.device
+    }
+
     fn prepare(&mut self, run_dir: &Path) -> Result<Vec<String>> {
-        self.trainer.assembly.keep_features(self.plan, run_dir)
+        self.trainer.assembly.keep_features(self.plan, self.trainer.micro_batch_size(), run_dir)
     }
 
     fn notices(&self) -> Vec<String> {
@@ -94,7 +105,10 @@ impl Trainable for Diffusion<'_> {
         self.trainer.assembly.precision.scope(|| {
             let watch = match self.spatial.take() {
                 Some(watch) => watch,
-                None => SpatialWatch::new(section, self.plan, &self.trainer.assembly)?,
+                None => {
+                    let (assembly, micro_batch_size) = (&self.trainer.assembly, self.trainer.micro_batch_size());
+                    SpatialWatch::new(section, self.plan, assembly, micro_batch_size)?
+                }
             };
             self.spatial.insert(watch).measure(self.plan, &self.trainer)
         })
@@ -111,6 +125,7 @@ impl Trainable for Diffusion<'_> {
             ("device", ops::describe(device).into()),
             ("precision", self.trainer.assembly.precision.name().into()),
             ("derivative", derivative.into()),
+            (KEY, self.trainer.micro_batch_size().into()),
         ];
         about.into_iter().map(|(key, value): (&str, serde_json::Value)| (key.to_string(), value)).collect()
     }

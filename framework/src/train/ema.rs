@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 
 use super::flat::{flat_parameters, with_flat};
 use super::model::TrainModel;
-use crate::ops;
+use crate::ops::{self, Phase};
 use crate::recipe::{EmaSection, EmaWarmup};
 use crate::weights::{StateDict, load_state_dict, state_dict};
 
@@ -47,7 +47,8 @@ impl<M: Module> Ema<M> {
     /// Takes in the weights after optimizer step `step`, counted from 0.
     pub fn update(&mut self, model: &M, step: u64) {
         let (_, new) = flat_parameters(model, false);
-        ops::lerp(&mut self.flat, &new, 1.0 - decay_at(&self.settings, step));
+        let weight = 1.0 - decay_at(&self.settings, step);
+        ops::in_phase(Phase::Update, || ops::lerp(&mut self.flat, &new, weight));
         let is_in_place = self.flat.first().is_none_or(|first| ops::on_libtorch(&first.device()));
         if !is_in_place {
             self.model = with_flat(self.model.clone(), &self.flat, false);

@@ -10,9 +10,10 @@
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use super::feature_file::FeatureFile;
+use crate::ops;
 use crate::weights::to_host;
 
 /// Largest difference, relative to the largest feature, that rounding explains.
@@ -70,8 +71,7 @@ impl FeatureCache {
         let known = state.store.as_ref().and_then(|store| store.read(indices, self.num_values()));
         if let Some(known) = known.as_ref().filter(|_| state.num_proofs >= NUM_PROOFS) {
             let [tokens, channels] = self.shape;
-            let data = TensorData::new(known.clone(), [indices.len(), tokens, channels]);
-            return Ok(Tensor::from_data(data, device));
+            return Ok(ops::upload(known, [indices.len(), tokens, channels], device));
         }
         let features = encode()?;
         if state.store.is_some() {
@@ -174,6 +174,7 @@ mod tests {
     use std::cell::Cell;
 
     use anyhow::bail;
+    use burn::tensor::TensorData;
     use serde_json::json;
 
     use super::*;

@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::tensor::{Gradients as Graph, Tensor, TensorData};
 
 use super::flat::{flat_gradients, flat_parameters, with_flat};
-use crate::ops::{self, AdamWState, AdamWStep};
+use crate::ops::{self, AdamWState, AdamWStep, Phase};
 use crate::recipe::{Decayed, TrainSection};
 use crate::weights::{HostTensor, ParamInfo, StateDict, parameters, to_host};
 
@@ -57,6 +57,18 @@ fn groups<M: Module>(model: &M, settings: OptimizerSettings) -> Vec<(Vec<usize>,
 pub struct Gradients(Vec<Tensor<1>>);
 
 impl Gradients {
+    /// The gradients of a loss, `[1]`.
+    pub fn of_loss<M: Module>(model: &M, loss: Tensor<1>) -> Self {
+        let mut gradients = Self::default();
+        gradients.add_loss(model, loss);
+        gradients
+    }
+
+    /// Adds the gradients of a loss, `[1]`.
+    pub fn add_loss<M: Module>(&mut self, model: &M, loss: Tensor<1>) {
+        ops::in_phase(Phase::Backward, || self.add(model, loss.backward()));
+    }
+
     /// Adds the gradients of one backward pass.
     pub fn add<M: Module>(&mut self, model: &M, mut graph: Graph) {
         self.take(model, &mut graph);
@@ -121,6 +133,10 @@ impl Optimizer {
 
     /// One update of the model. Returns the gradient's global norm before clipping, `[1]`.
     pub fn step<M: Module>(&mut self, model: &mut M, gradients: Gradients, lr: f64) -> Tensor<1> {
+        ops::in_phase(Phase::Update, || self.update(model, gradients, lr))
+    }
+
+    fn update<M: Module>(&mut self, model: &mut M, gradients: Gradients, lr: f64) -> Tensor<1> {
         let (_, mut params) = flat_parameters(model, true);
         let Some(device) = params.first().map(Tensor::device) else {
             return Tensor::zeros([1], &burn::tensor::Device::flex());

@@ -139,6 +139,10 @@ impl Trainable for ProgramRun {
         self.steps_done
     }
 
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
     fn advance(&mut self) -> Result<StepStats> {
         let batch = self.loader()?.next()?;
         let learning_rate = learning_rate(&self.settings.train, self.steps_done);

@@ -12,6 +12,7 @@ use super::trainer::StepStats;
 use crate::checkpoint;
 use crate::files::write_whole;
 use crate::log::{Event, EventSink, RunLog};
+use crate::ops;
 use crate::recipe::{Layered, LogSection, Plan, ProgramPlan, TrainSection};
 
 const LOCK: &str = ".lock";
@@ -97,8 +98,9 @@ pub fn run_loop(
     session.report_problems();
     session.log.flush();
     end?;
-    let event = Event::Finished { step: trained.steps_done(), total_steps, elapsed_s: started.elapsed().as_secs_f64() };
-    sink.event(&event);
+    let (step, elapsed_s) = (trained.steps_done(), started.elapsed().as_secs_f64());
+    let peak_memory_bytes = ops::peak_memory(trained.device());
+    sink.event(&Event::Finished { step, total_steps, elapsed_s, peak_memory_bytes });
     Ok(())
 }
 
@@ -134,7 +136,7 @@ impl Session<'_> {
             let is_saving = is_last || is_due(step, when.checkpoint_every) || is_stopping;
             if step == 1 || is_saving || is_due(step, when.every) {
                 // Read before every save: weights that are not finite must not become a checkpoint.
-                self.log_step(step, stats)?;
+                self.log_step(step, stats, ops::peak_memory(trained.device()))?;
                 unread = None;
             } else {
                 unread = Some(stats);
@@ -167,7 +169,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn log_step(&mut self, step: u64, stats: StepStats) -> Result<()> {
+    fn log_step(&mut self, step: u64, stats: StepStats, peak_memory_bytes: Option<u64>) -> Result<()> {
         let mut scalars = stats.read().with_context(|| {
             format!(
                 "training diverged at step {step}; lower train.learning_rate; checkpoints are in `{}`",
@@ -177,11 +179,15 @@ impl Session<'_> {
         let (elapsed, steps) = (self.mark.0.elapsed().as_secs_f64().max(1e-9), (step - self.mark.1).max(1));
         let images_per_s = steps as f64 * self.frame.train.global_batch_size as f64 / elapsed;
         scalars.push(("perf/images_per_s".into(), images_per_s));
-        scalars.push(("perf/data_wait_fraction".into(), (self.wait_s / elapsed).min(1.0)));
+        let data_wait_fraction = (self.wait_s / elapsed).min(1.0);
+        scalars.push(("perf/data_wait_fraction".into(), data_wait_fraction));
+        scalars.extend(peak_memory_bytes.map(|bytes| ("perf/peak_memory_gb".into(), bytes as f64 / 1e9)));
         self.log.scalars(step, &scalars);
         let loss = scalars.iter().find(|(tag, _)| tag == "train/loss").map_or(f64::NAN, |(_, value)| *value);
         let eta_s = (step > 1).then(|| (self.total_steps - step) as f64 * elapsed / steps as f64);
-        self.sink.event(&Event::Step { step, total_steps: self.total_steps, loss, images_per_s, eta_s });
+        let total_steps = self.total_steps;
+        let speed = Event::Step { step, total_steps, loss, images_per_s, data_wait_fraction, peak_memory_bytes, eta_s };
+        self.sink.event(&speed);
         (self.mark, self.wait_s) = ((Instant::now(), step), 0.0);
         self.report_problems();
         Ok(())

@@ -41,7 +41,8 @@ mod tests {
         TrainSection {
             steps: 100,
             global_batch_size: 1,
-            micro_batch_size: 1,
+            micro_batch_size: 1.into(),
+            memory_limit: None,
             learning_rate: 2.0,
             base_batch_size: None,
             schedule,

@@ -35,10 +35,10 @@ impl SpatialWatch {
     ///
     /// # Errors
     /// A picture cannot be read, or a metric needs masks that the data set does not have.
-    pub fn new(section: &SpatialSection, plan: &Plan, assembly: &Assembly) -> Result<Self> {
+    pub fn new(section: &SpatialSection, plan: &Plan, assembly: &Assembly, micro_batch_size: usize) -> Result<Self> {
         let count = section.num_images.min(assembly.dataset.len());
         let examples = (0..count).map(|idx| assembly.dataset.get(idx)).collect::<Result<Vec<Example>>>()?;
-        let batches = examples.chunks(plan.recipe.train.micro_batch_size).map(|batch| held(batch, plan, assembly));
+        let batches = examples.chunks(micro_batch_size).map(|batch| held(batch, plan, assembly));
         let mut taps = section.taps.clone();
         if taps.is_empty() {
             taps = assembly.alignment.terms.iter().map(|term| term.encoder_depth).collect();

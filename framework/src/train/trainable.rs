@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use burn::tensor::Device;
 
 use super::trainer::StepStats;
 use crate::checkpoint::State;
@@ -17,6 +18,9 @@ pub type ReadTensors<'a> = dyn Fn(&str) -> Result<StateDict> + 'a;
 pub trait Trainable {
     /// Optimizer steps done.
     fn steps_done(&self) -> u64;
+
+    /// Where it trains, without autodiff.
+    fn device(&self) -> &Device;
 
     /// Takes hold of what it keeps in the run folder, before the first step; returns what the user should know.
     ///

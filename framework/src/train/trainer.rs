@@ -31,6 +31,8 @@ pub struct Trainer {
     /// Moving averages, in the recipe's order.
     pub emas: Vec<Ema>,
     loader: Option<Loader>,
+    /// Samples per forward pass, and passes per optimizer step.
+    micro_batches: [usize; 2],
     is_torn: bool,
 }
 
@@ -55,8 +57,9 @@ impl StepStats {
     pub fn read(self) -> Result<Vec<(String, f64)>> {
         let mut read: Vec<(String, f64)> = vec![];
         let mut counts: Vec<u32> = vec![];
-        for (tag, value) in self.scalars {
-            let value = f64::from(to_host(value).first().copied().unwrap_or(f32::NAN));
+        let (tags, values): (Vec<_>, Vec<_>) = self.scalars.into_iter().unzip();
+        let values = ops::guard(|| Ok(all_to_host(values)))?;
+        for (tag, value) in tags.into_iter().zip(values.into_iter().map(f64::from)) {
             match read.iter().position(|(known, _)| *known == tag) {
                 Some(at) => {
                     read[at].1 += value;
@@ -79,6 +82,14 @@ impl StepStats {
     }
 }
 
+/// The numbers of tensors of one element, in one read.
+fn all_to_host(scalars: Vec<Tensor<1>>) -> Vec<f32> {
+    if scalars.is_empty() {
+        return vec![];
+    }
+    to_host(Tensor::cat(scalars.into_iter().map(Tensor::inner).collect(), 0))
+}
+
 impl Trainer {
     /// A run at step 0.
     ///
@@ -91,7 +102,18 @@ impl Trainer {
         let model = build_model(plan, &assembly.device.clone().autodiff())?;
         let optimizer = Optimizer::new(&model, OptimizerSettings::new(train));
         let emas = train.ema.iter().map(|ema| Ema::new(&model, ema.clone())).collect::<Result<_>>()?;
-        Ok(Self { assembly, step: 0, model, optimizer, emas, loader: None, is_torn: false })
+        let micro_batches = [train.micro_batch(), train.global_batch_size / train.micro_batch().max(1)];
+        Ok(Self { assembly, step: 0, model, optimizer, emas, loader: None, micro_batches, is_torn: false })
+    }
+
+    /// Samples per forward pass.
+    pub fn micro_batch_size(&self) -> usize {
+        self.micro_batches[0]
+    }
+
+    /// Takes so many samples in each of so many forward passes from the next step on.
+    pub fn set_micro_batches(&mut self, micro_batch_size: usize, count: usize) {
+        (self.micro_batches, self.loader) = ([micro_batch_size, count], None);
     }
 
     /// Whether an update failed half-way, so that weights and moments are of no step.
@@ -110,7 +132,7 @@ impl Trainer {
 
     fn advance(&mut self, plan: &Plan) -> Result<StepStats> {
         let train = &plan.recipe.train;
-        let micro_batches = train.micro_batches();
+        let [_, micro_batches] = self.micro_batches;
         let streams = Streams::new(plan.recipe.seed);
         let (mut gradients, mut scalars, mut wait_s) = (Gradients::default(), vec![], 0.0);
         for micro in 0..micro_batches as u64 {
@@ -119,7 +141,7 @@ impl Trainer {
             let loss = ops::guard(|| self.assembly.loss(&self.model, &batch, &streams.at(self.step, micro)))?;
             scalars.extend(loss.scalars);
             ops::guard(|| {
-                gradients.add(&self.model, (loss.total / micro_batches as f64).backward());
+                gradients.add_loss(&self.model, loss.total / micro_batches as f64);
                 Ok(())
             })?;
         }
@@ -142,8 +164,8 @@ impl Trainer {
         if self.loader.is_none() {
             let recipe = &plan.recipe;
             let config = LoaderConfig {
-                batch_size: recipe.train.micro_batch_size,
-                micro_batches_per_step: recipe.train.micro_batches(),
+                batch_size: self.micro_batches[0],
+                micro_batches_per_step: self.micro_batches[1],
                 num_workers: recipe.loader.num_workers,
                 prefetch: recipe.loader.prefetch,
                 seed: recipe.seed,

@@ -6,7 +6,8 @@ use anyhow::{Result, ensure};
 use rayon::prelude::*;
 use realign::burn;
 use realign::burn::module::Module;
-use realign::burn::tensor::{Device, Tensor, TensorData};
+use realign::burn::tensor::{Device, Tensor};
+use realign::ops;
 use realign::plugin::encoder::EncoderSpec;
 use realign::plugin::{Encoder, EncoderConfig, EncoderContext, Features, PatchGrid};
 use realign::recipe::Check;
@@ -128,13 +129,18 @@ impl Encoder for Hog {
         pictures.zip(tokens.par_chunks_exact_mut(rows * columns * channels)).for_each(|(picture, tokens)| {
             gradients.describe(&gray(picture, height, width, self.image_size), rows, columns, tokens);
         });
-        let tokens = Tensor::from_data(TensorData::new(tokens, [batch, rows * columns, channels]), &device);
+        let tokens = ops::upload(&tokens, [batch, rows * columns, channels], &device);
         Ok(Features { tokens, class_token: None })
+    }
+
+    fn works_on_host(&self) -> bool {
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use realign::burn::tensor::TensorData;
     use realign::streams::Streams;
 
     use super::*;

@@ -1,8 +1,9 @@
 //! From pictures in 0..255 to the pixels that a frozen network was trained on.
 
 use anyhow::{Result, ensure};
-use realign::burn::tensor::{Tensor, TensorData};
+use realign::burn::tensor::Tensor;
 use realign::nn::Resampling;
+use realign::ops;
 use realign::plugin::{EncoderContext, PatchGrid};
 
 /// Mean and deviation of ImageNet's colors, in 0..1.
@@ -51,6 +52,6 @@ pub fn network_input(
         pictures.dims()
     );
     let device = pictures.device();
-    let constant = |values: [f32; 3]| Tensor::<4>::from_data(TensorData::new(values.to_vec(), [1, 3, 1, 1]), &device);
+    let constant = |values: [f32; 3]| ops::upload(&values, [1, 3, 1, 1], &device);
     Ok((resampling.resize(pictures / 255.0, size) - constant(mean)) / constant(deviation))
 }

@@ -74,8 +74,7 @@ impl Program for AutoencoderProgram {
         let terms = self.loss.terms(&batch, streams.step);
         let mut scalars = vec![("loss", terms.total.clone().detach())];
         scalars.extend(terms.scalars);
-        let mut gradients = Gradients::default();
-        gradients.add(&self.vae, terms.total.backward());
+        let gradients = Gradients::of_loss(&self.vae, terms.total);
         scalars.push(("grad_norm", self.optimizer.step(&mut self.vae, gradients, learning_rate)));
         for ema in &mut self.emas {
             ema.update(&self.vae, streams.step);

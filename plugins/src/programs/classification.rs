@@ -6,11 +6,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use realign::burn;
 use realign::burn::module::Module;
-use realign::burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
+use realign::burn::tensor::{Device, Tensor, activation::log_softmax};
 use realign::data::in_order::{image_tensor, in_order};
 use realign::data::loader::Batch;
 use realign::erase::Slot;
 use realign::nn::{Init, Linear, ParamBuilder};
+use realign::ops;
 use realign::plugin::encoder::WeightFile;
 use realign::plugin::{
     Dataset, DatasetConfig, DatasetContext, EncoderConfig, EncoderContext, EncoderKind, PatchGrid, Program,
@@ -165,8 +166,7 @@ impl Program for Classification {
         let right = num_right(logits.clone().inner(), &batch.labels) / batch.labels.len() as f64;
         let loss = cross_entropy(logits, &batch.labels, self.smoothing);
         let shown = loss.clone().inner();
-        let mut gradients = Gradients::default();
-        gradients.add(&self.network, loss.backward());
+        let gradients = Gradients::of_loss(&self.network, loss);
         let norm = self.optimizer.step(&mut self.network, gradients, learning_rate);
         for ema in &mut self.emas {
             ema.update(&self.network, self.steps_done);
@@ -242,7 +242,7 @@ impl Validation {
 /// How many rows have their label's logit as the largest, `[1]`.
 fn num_right(logits: Tensor<2>, labels: &[i64]) -> Tensor<1> {
     let [batch, _] = logits.dims();
-    let labels = Tensor::<1, Int>::from_data(TensorData::new(labels.to_vec(), [batch]), &logits.device());
+    let labels = ops::upload_ints(labels, [batch], &logits.device());
     logits.argmax(1).reshape([batch]).equal(labels).float().sum()
 }
 
@@ -253,7 +253,7 @@ fn num_right(logits: Tensor<2>, labels: &[i64]) -> Tensor<1> {
 fn cross_entropy(logits: Tensor<2>, labels: &[i64], smoothing: f64) -> Tensor<1> {
     let [batch, classes] = logits.dims();
     let log_probabilities = log_softmax(logits, 1);
-    let labels = Tensor::<2, Int>::from_data(TensorData::new(labels.to_vec(), [batch, 1]), &log_probabilities.device());
+    let labels = ops::upload_ints(labels, [batch, 1], &log_probabilities.device());
     let of_label = log_probabilities.clone().gather(1, labels).mean();
     let of_all = log_probabilities.sum() / (batch * classes) as f64;
     -(of_label * (1.0 - smoothing) + of_all * smoothing)

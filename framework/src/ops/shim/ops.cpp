@@ -30,7 +30,7 @@ std::vector<Tensor> list(Handle* handles, int64_t n) {
   return out;
 }
 
-void load_cuda() {
+void* load_cuda() {
   static void* const library = [] {
     Dl_info cpu{};
     if (!dladdr(reinterpret_cast<void*>(&at::get_num_threads), &cpu) || !cpu.dli_fname)
@@ -41,7 +41,14 @@ void load_cuda() {
     if (!opened) throw std::runtime_error(dlerror());
     return opened;
   }();
-  (void)library;
+  return library;
+}
+
+// Answer of a function of CUDA's runtime that fills one number; 0 where it fails.
+int cuda_number(void* library, const char* function) {
+  int number = 0;
+  const auto ask = reinterpret_cast<int (*)(int*)>(dlsym(library, function));
+  return ask && ask(&number) == 0 ? number : 0;
 }
 
 // y = (x - mean) * rstd * (1 + scale) + shift for one row.
@@ -120,8 +127,9 @@ int rl_threads() { return at::get_num_threads(); }
 const char* rl_version() { return TORCH_VERSION; }
 
 // Loads libtorch_cuda from beside the libtorch_cpu in use; its constructors make CUDA known to libtorch.
-int rl_load_cuda() {
-  RL_TRY(load_cuda())
+int rl_load_cuda(int* driver, int* runtime) {
+  RL_TRY(void* library = load_cuda(); *driver = cuda_number(library, "cudaDriverGetVersion");
+         *runtime = cuda_number(library, "cudaRuntimeGetVersion"))
 }
 
 // Gradient of LayerNorm without affine; tch cannot pass the output mask.
@@ -228,7 +236,7 @@ int rl_cosine(Handle z_, Handle t_, double eps, Handle* mean_, Handle* stats_) {
 
 int rl_cosine_backward(Handle g_, Handle z_, Handle t_, Handle stats_, double eps, Handle* gz_) {
   RL_TRY(Tensor z = z_->contiguous(); Tensor t = t_->contiguous(); const int64_t N = z.size(0);
-         const int64_t D = z.size(1); Tensor gz = at::empty_like(z); const float g = g_->item<float>() / N;
+         const int64_t D = z.size(1); Tensor gz = at::empty_like(z); const float g = *g_->const_data_ptr<float>() / N;
          const float* zp = z.const_data_ptr<float>(); const float* tp = t.const_data_ptr<float>();
          const float* sp = stats_->const_data_ptr<float>(); float* op = gz.data_ptr<float>();
          at::parallel_for(0, N, 16, [&](int64_t begin, int64_t end) {

@@ -2,8 +2,10 @@
 #pragma once
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/record_function.h>
 #include <algorithm>
 #include <string>
+#include <string_view>
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define RL_SIMD __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
@@ -11,7 +13,7 @@
 #define RL_SIMD
 #endif
 
-#define RL_TRY(...)                   \
+#define RL_CALL(...)                  \
   try {                               \
     __VA_ARGS__;                      \
     return 0;                         \
@@ -20,11 +22,22 @@
     return -1;                        \
   }
 
+// An operation: recordings show `rl_swiglu` as `realign::swiglu`, like those of libtorch.
+#define RL_TRY(...) RL_CALL(const realign::Recorded recorded(__func__); __VA_ARGS__)
+
 namespace realign {
 using at::Tensor;
 typedef Tensor* Handle;
 
 extern thread_local std::string last_error;
+
+struct Recorded {
+  explicit Recorded(const char* function) : op(at::RecordScope::FUNCTION) {
+    if (op.isActive()) op.before(std::string_view("realign::" + std::string(function).substr(3)));
+  }
+
+  at::RecordFunction op;
+};
 
 inline Handle own(Tensor t) { return new Tensor(std::move(t)); }
 

@@ -2,9 +2,9 @@
 
 use realign::burn;
 use realign::burn::module::{Module, Param};
+use realign::burn::tensor::Tensor;
 use realign::burn::tensor::module::interpolate;
 use realign::burn::tensor::ops::{InterpolateMode, InterpolateOptions};
-use realign::burn::tensor::{Tensor, TensorData};
 use realign::data::latents::{LatentNorm, Posterior};
 use realign::nn::{Conv2d, GroupNorm, ParamBuilder};
 use realign::ops::{self, ConvShape};
@@ -126,7 +126,7 @@ impl Autoencoder for AutoencoderKl {
         let posterior = Posterior::new(self.moments(images));
         let shape = posterior.mean.dims();
         let noise = streams.normal("posterior", shape.iter().product());
-        let noise = Tensor::from_data(TensorData::new(noise, shape), &posterior.mean.device());
+        let noise = ops::upload(&noise, shape, &posterior.mean.device());
         self.norm.normalize(posterior.sample(noise))
     }
 
@@ -304,7 +304,7 @@ impl Attention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use realign::burn::tensor::Device;
+    use realign::burn::tensor::{Device, TensorData};
     use realign::nn::Init;
     use realign::weights::to_host;
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use realign::burn;
 use realign::burn::module::Module;
-use realign::burn::tensor::{Bool, Int, Tensor, TensorData, activation};
+use realign::burn::tensor::{Bool, Tensor, activation};
 use realign::nn::{Embedding, Init, LayerNorm, Linear, ParamBuilder};
 use realign::ops;
 
@@ -89,8 +89,7 @@ impl TextTransformer {
         let (count, tokens) = (captions.len(), captions.first().map_or(0, Vec::len));
         let table = &self.embeddings.token_embedding;
         let [_, d] = table.weight.dims();
-        let numbers = TensorData::new(captions.concat(), [count * tokens]);
-        let numbers = Tensor::<1, Int>::from_data(numbers, &table.weight.val().device());
+        let numbers = ops::upload_ints(&captions.concat(), [count * tokens], &table.weight.val().device());
         let positions = self.embeddings.position_embedding.weight.val().narrow(0, 0, tokens);
         let mut x = table.forward(numbers).reshape([count, tokens, d]) + positions.unsqueeze::<3>();
         let hidden = Tensor::<2, Bool>::tril_mask([tokens, tokens], 0, &x.device()); // later tokens

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use realign::burn;
 use realign::burn::module::{Module, Param};
-use realign::burn::tensor::{Device, Int, Tensor, TensorData};
+use realign::burn::tensor::{Device, Tensor};
 use realign::nn::{Embedding, Init, LayerNorm, Linear, ParamBuilder};
 use realign::ops;
 use realign::plugin::{Condition, Conditioner};
@@ -56,7 +56,7 @@ impl TrainedText {
         }
         let (count, d) = (tokens.len(), self.config.channels);
         let device = self.position_embedding.val().device();
-        let tokens = Tensor::<1, Int>::from_data(TensorData::new(tokens, [count]), &device);
+        let tokens = ops::upload_ints(&tokens, [count], &device);
         let table = self.token_embedding.forward(tokens).reshape([captions.len(), self.config.max_tokens, d]);
         let mut x = table + self.position_embedding.val();
         for block in &self.blocks {

@@ -4,9 +4,10 @@
 
 use realign::burn;
 use realign::burn::module::{Module, Param};
+use realign::burn::tensor::Tensor;
 use realign::burn::tensor::activation::softmax;
-use realign::burn::tensor::{Int, Tensor, TensorData};
 use realign::nn::{Init, Linear, ParamBuilder};
+use realign::ops;
 
 /// Scores that are in memory at once: a whole map of the published size has 16 million for each head.
 const MAX_SCORES: usize = 1 << 25;
@@ -68,7 +69,7 @@ impl RelativeAttention {
 fn by_pair(table: Tensor<2>, side: usize) -> Tensor<3> {
     let rows: Vec<i64> =
         (0..side).flat_map(|query| (0..side).map(move |key| (query + side - 1 - key) as i64)).collect();
-    let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, [side * side]), &table.device());
+    let rows = ops::upload_ints(&rows, [side * side], &table.device());
     let [_, head_dim] = table.dims();
     table.select(0, rows).reshape([side, side, head_dim]).swap_dims(1, 2)
 }

@@ -7,7 +7,8 @@ use anyhow::{Result, ensure};
 use rayon::prelude::*;
 use realign::burn;
 use realign::burn::module::Module;
-use realign::burn::tensor::{Device, Tensor, TensorData};
+use realign::burn::tensor::{Device, Tensor};
+use realign::ops;
 use realign::plugin::encoder::EncoderSpec;
 use realign::plugin::{Encoder, EncoderConfig, EncoderContext, Features, PatchGrid};
 use realign::recipe::Check;
@@ -160,8 +161,12 @@ impl Encoder for Sift {
                 },
             ),
         }
-        let tokens = Tensor::from_data(TensorData::new(values, [batch, tokens, NUM_CHANNELS]), &device);
+        let tokens = ops::upload(&values, [batch, tokens, NUM_CHANNELS], &device);
         Ok(Features { tokens, class_token: None })
+    }
+
+    fn works_on_host(&self) -> bool {
+        true
     }
 }
 
@@ -185,6 +190,7 @@ impl Sift {
 mod tests {
     use std::path::PathBuf;
 
+    use realign::burn::tensor::TensorData;
     use realign::streams::Streams;
 
     use super::*;

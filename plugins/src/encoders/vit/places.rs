@@ -2,7 +2,8 @@
 
 use std::f32::consts::TAU;
 
-use realign::burn::tensor::{Device, Tensor, TensorData};
+use realign::burn::tensor::{Device, Tensor};
+use realign::ops;
 use realign::plugin::PatchGrid;
 
 use super::architecture::{Architecture, Positions, Rotary};
@@ -70,6 +71,6 @@ pub fn rotation(angles: &[f32], num_pairs: usize, device: &Device) -> [Tensor<2>
     let shape = [angles.len() / num_pairs.max(1), num_pairs];
     [f32::cos, f32::sin].map(|f| {
         let values: Vec<f32> = angles.iter().map(|angle| f(*angle)).collect();
-        Tensor::from_data(TensorData::new(values, shape), device)
+        ops::upload(&values, shape, device)
     })
 }

@@ -1,7 +1,8 @@
 //! From pictures in 0..255 to what a vision transformer was trained on.
 
-use realign::burn::tensor::{Tensor, TensorData};
+use realign::burn::tensor::Tensor;
 use realign::nn::Resampling;
+use realign::ops;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -47,8 +48,7 @@ impl Normalization {
             return pictures;
         }
         let device = pictures.device();
-        let constant =
-            |values: [f32; 3]| Tensor::<4>::from_data(TensorData::new(values.to_vec(), [1, 3, 1, 1]), &device);
+        let constant = |values: [f32; 3]| ops::upload(&values, [1, 3, 1, 1], &device);
         let [mean, deviation] = self.constants().map(constant);
         (pictures - mean) / deviation
     }

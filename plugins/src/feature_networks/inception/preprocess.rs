@@ -1,7 +1,8 @@
 //! From pictures to the network's pixels, as each evaluator has them.
 
-use realign::burn::tensor::{Tensor, TensorData};
+use realign::burn::tensor::Tensor;
 use realign::nn::Resampling;
+use realign::ops;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +48,7 @@ impl Convention {
 fn tensorflow_resize(images: Tensor<4>) -> Tensor<4> {
     let [batch, channels, height, width] = images.dims();
     let device = images.device();
-    let map = |from: usize| Tensor::<2>::from_data(TensorData::new(tensorflow_map(from, SIDE), [SIDE, from]), &device);
+    let map = |from: usize| ops::upload(&tensorflow_map(from, SIDE), [SIDE, from], &device);
     let rows = images.reshape([batch * channels * height, width]).matmul(map(width).transpose());
     let columns = rows.reshape([batch * channels, height, SIDE]);
     let map = map(height).unsqueeze::<3>().expand([batch * channels, SIDE, height]);

@@ -6,7 +6,8 @@
 mod terms;
 
 use anyhow::Result;
-use realign::burn::tensor::{Bool, Device, Tensor, TensorData};
+use realign::burn::tensor::{Device, Tensor};
+use realign::ops;
 use realign::plugin::{
     Backbone, Draws, Dynamics, Objective, ObjectiveConfig, ObjectiveInput, ObjectiveOutput, ProbabilityPath,
 };
@@ -211,14 +212,13 @@ impl Objective for MeanFlowConfig {
         let mut draws = Draws::new(shape, ends, self.label_dropout, streams, device);
         // Samples come in random order, so the first ones are as good as any.
         if num_instants < batch {
-            let starts = starts[num_instants..].to_vec();
-            draws.r = Some(Tensor::from_data(TensorData::new(starts, [batch - num_instants]), device));
+            draws.r = Some(ops::upload(&starts[num_instants..], [batch - num_instants], device));
         }
         if self.dropped == Dropped::Instants {
             let is_dropped = |u: &f32| f64::from(*u) < self.label_dropout;
             let count = streams.uniform("label_dropout", batch).iter().filter(|u| is_dropped(u)).count();
             let drop: Vec<bool> = (0..batch).map(|i| i < count.min(num_instants)).collect();
-            draws.drop = Some(Tensor::<1, Bool>::from_data(TensorData::new(drop, [batch]), device));
+            draws.drop = Some(ops::upload_flags(&drop, [batch], device));
         }
         draws
     }

@@ -86,8 +86,7 @@ impl Program for RepaE {
         let batch = TrainingBatch { condition, null, draws, targets };
         let vae = networks.vae_loss(objective, alignment, &pictures, &batch, step)?;
         let mut scalars = vae.scalars;
-        let mut gradients = Gradients::default();
-        gradients.add(&networks.vae, vae.total.backward());
+        let gradients = Gradients::of_loss(&networks.vae, vae.total);
         let norm = self.vae_optimizer.step(&mut networks.vae, gradients, learning_rate * self.vae_rate);
         scalars.push(("grad_norm_vae", norm));
 
@@ -97,8 +96,7 @@ impl Program for RepaE {
         // The latents are those of the autoencoder before its update, times and noise those of its own pass.
         let diffusion = networks.diffusion_loss(objective, alignment, &pictures.latents, batch, step)?;
         scalars.extend(diffusion.scalars);
-        let mut gradients = Gradients::default();
-        gradients.add(&networks.model, diffusion.total.backward());
+        let gradients = Gradients::of_loss(&networks.model, diffusion.total);
         let norm = self.optimizer.step(&mut networks.model, gradients, learning_rate);
         scalars.push(("grad_norm".into(), norm));
         for ema in &mut self.emas {

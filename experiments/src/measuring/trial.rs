@@ -1,0 +1,85 @@
+//! A few steps of a recipe, nothing of which is kept: for whoever measures what a step costs.
+
+use anyhow::{Context, Result, bail};
+use realign::burn::tensor::Device;
+use realign::ops::{self, DeviceChoice};
+use realign::recipe::{Job, MicroBatchSize, Missing, Plan, TrainSection};
+use realign::train::{MicroBatch, ProgramRun, StepStats, Trainable, Trainer};
+
+/// A recipe's training in memory.
+#[derive(Debug)]
+pub enum Trial<'a> {
+    /// Of a diffusion model alone.
+    Diffusion(Box<Trainer>, &'a Plan),
+    /// Of a program.
+    Program(Box<ProgramRun>),
+}
+
+impl<'a> Trial<'a> {
+    /// Builds everything that the recipe trains, at step 0, with what [`micro_batch_of`] said.
+    ///
+    /// # Errors
+    /// Something is missing, or sizes do not fit.
+    pub fn new(job: &'a Job, micro_batch: Option<usize>) -> Result<Self> {
+        Ok(match job {
+            Job::Program(plan) => Self::Program(Box::new(ProgramRun::new(plan)?)),
+            Job::Diffusion(plan) => match &plan.recipe.program {
+                Some(program) => Self::Program(Box::new(ProgramRun::with_diffusion(plan, &**program)?)),
+                None => {
+                    let mut trainer = Trainer::new(plan)?;
+                    if let Some(samples) = micro_batch {
+                        trainer.set_micro_batches(samples, plan.recipe.train.global_batch_size / samples);
+                    }
+                    Self::Diffusion(Box::new(trainer), plan)
+                }
+            },
+        })
+    }
+
+    /// One optimizer step.
+    ///
+    /// # Errors
+    /// Data cannot be read, or the tensor library fails.
+    pub fn step(&mut self) -> Result<StepStats> {
+        match self {
+            Self::Diffusion(trainer, plan) => trainer.step(plan),
+            Self::Program(run) => run.advance(),
+        }
+    }
+}
+
+/// The device of a recipe of either sort, where nothing that it needs is missing.
+///
+/// # Errors
+/// The device is not there, or a file is absent; the message says how to get it.
+pub fn device_of(job: &Job) -> Result<Device> {
+    let (device, missing): (_, &[Missing]) = match job {
+        Job::Diffusion(plan) => (&plan.recipe.device, &plan.missing),
+        Job::Program(plan) => (&plan.recipe.device, &plan.missing),
+    };
+    if let Some(missing) = missing.first() {
+        bail!("{missing}");
+    }
+    DeviceChoice::parse(device).and_then(ops::open).context("device")
+}
+
+/// The micro-batch size where the recipe leaves it to the run; nothing where it is a number.
+///
+/// # Errors
+/// As [`MicroBatch::fitting`].
+pub fn micro_batch_of(job: &Job) -> Result<Option<usize>> {
+    match job {
+        Job::Diffusion(plan) if plan.recipe.train.micro_batch_size == MicroBatchSize::Auto => {
+            Ok(Some(MicroBatch::fitting(plan)?.samples))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Steps, batch and rate of a recipe of either sort.
+pub fn train_section(job: &Job) -> &TrainSection {
+    match job {
+        Job::Diffusion(plan) => &plan.recipe.train,
+        Job::Program(plan) => &plan.recipe.train,
+    }
+}
