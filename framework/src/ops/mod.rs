@@ -31,6 +31,7 @@ mod optimizer;
 #[cfg(test)]
 mod optimizer_check;
 mod qk_norm;
+mod recompute;
 mod residual;
 mod rms_norm;
 mod rope;
@@ -51,6 +52,7 @@ pub use layer_norm::{chunk, layer_norm, modulate, modulated_layer_norm};
 pub use linear::linear;
 pub use optimizer::{AdamWState, AdamWStep, adamw, global_norm, lerp};
 pub use qk_norm::rotary_qk_norm;
+pub use recompute::{Tensors, recomputed};
 pub use residual::gated_residual;
 pub use rms_norm::{modulated_rms_norm, rms_norm};
 pub use rope::rotate_pairs;

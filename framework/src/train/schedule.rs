@@ -42,6 +42,7 @@ mod tests {
             steps: 100,
             global_batch_size: 1,
             micro_batch_size: 1,
+            activation_checkpointing: false,
             learning_rate: 2.0,
             base_batch_size: None,
             schedule,

@@ -94,7 +94,12 @@ impl Network {
             ObjectiveChoice::MeanFlow => json!({"type": "mean_flow", "instant_share": sizes.instant_share}),
         })?;
         let condition = ConditionSpec::Labels { num_classes: 1000 };
-        let context = BackboneContext { input: sizes.input(), condition, has_interval: objective.has_interval() };
+        let context = BackboneContext {
+            input: sizes.input(),
+            condition,
+            has_interval: objective.has_interval(),
+            recomputes: false,
+        };
         let (spec, params) = (backbone.spec(&context)?, ParamBuilder::new(device, 0));
         let projector: Box<dyn ProjectorConfig> = plugin(json!({"type": "conv"}))?;
         let joins = ProjectorContext { hidden_size: spec.hidden_size, target_channels: sizes.target, grid: spec.grid };
