@@ -1,11 +1,12 @@
 //! Resizing of pictures and position tables, as PyTorch's `interpolate` with `align_corners=False`.
 //!
-//! Both axes are linear maps of pixels, so a resize is two small matrix products; they cost far less than the network
-//! behind them and run on every device.
+//! Both axes are linear maps of pixels; see [`ops::resize`].
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::ops::{self, AxisMap};
 
 /// How a picture gets another size. With `s` the pixels of the source for one of the result, pixel `i` of the result
 /// lies at `s · (i + 1/2) − 1/2` of the source.
@@ -47,25 +48,9 @@ impl Resampling {
     /// * `pictures`: `[batch, channels, from_height, from_width]`
     /// * result: `[batch, channels, height, width]`
     pub fn resize(self, pictures: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
-        let [batch, channels, from_height, from_width] = pictures.dims();
-        let device = pictures.device();
-        let mut resized = pictures;
-        if width != from_width {
-            let rows = resized.reshape([batch * channels * from_height, from_width]);
-            let map = self.map(from_width, width, &device);
-            resized = rows.matmul(map.transpose()).reshape([batch, channels, from_height, width]);
-        }
-        if height != from_height {
-            let columns = resized.reshape([batch * channels, from_height, width]);
-            let map = self.map(from_height, height, &device).unsqueeze::<3>();
-            let map = map.expand([batch * channels, height, from_height]);
-            resized = map.matmul(columns).reshape([batch, channels, height, width]);
-        }
-        resized
-    }
-
-    fn map(self, from: usize, to: usize, device: &Device) -> Tensor<2> {
-        Tensor::from_data(TensorData::new(self.weights(from, to), [to, from]), device)
+        let [_, _, from_height, from_width] = pictures.dims();
+        let map = |from: usize, to: usize| (from != to).then(|| AxisMap::new(&self.weights(from, to), from));
+        ops::resize(pictures, map(from_height, height).as_ref(), map(from_width, width).as_ref())
     }
 }
 
@@ -112,6 +97,8 @@ fn cubic(x: f64, a: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::TensorData;
+
     use crate::ops::{DeviceChoice, backend_names, open};
     use crate::streams::Streams;
     use crate::weights::to_host;
