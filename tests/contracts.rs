@@ -2,6 +2,8 @@
 
 #[path = "fitting.rs"]
 mod fitting;
+#[path = "recomputation.rs"]
+mod recomputation;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -79,7 +81,7 @@ fn devices() -> Vec<Device> {
 /// What a backbone is told: labels, or text where it takes that alone.
 fn context(backbone: &PluginInfo) -> BackboneContext {
     let labels = ConditionSpec::Labels { num_classes: 7 };
-    let with = |condition| BackboneContext { input: [3, 10, 14], condition, has_interval: false };
+    let with = |condition| BackboneContext { input: [3, 10, 14], condition, has_interval: false, recomputes: false };
     let takes_labels = config::<Box<dyn BackboneConfig>>(backbone).spec(&with(labels)).is_ok();
     with(if takes_labels { labels } else { ConditionSpec::Text { tokens: 5, channels: 6 } })
 }

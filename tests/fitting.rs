@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use realign::nn::ParamBuilder;
 use realign::plugin::{
-    Backbone, BackboneConfig, BackboneContext, BackboneInput, BackboneSpec, Guidance, ObjectiveConfig, ObjectiveInput,
-    SampleRequest, SamplerConfig,
+    Backbone, BackboneConfig, BackboneContext, BackboneInput, BackboneSpec, Guidance, Objective, ObjectiveConfig,
+    ObjectiveInput, SampleRequest, SamplerConfig,
 };
 use realign::recipe::{Layered, Plan};
-use realign::registry::plugins;
+use realign::registry::{PluginInfo, plugins};
 use realign::streams::Streams;
-use realign::train::{Gradients, StepStats, Trainer};
-use realign::weights::to_host;
+use realign::train::{Gradients, StepStats, TrainModel, Trainer};
+use realign::weights::{StateDict, to_host};
 
 use super::{GRID, build_for, conditions, config, context, devices, input, of_kind, shaken};
 
@@ -33,27 +33,7 @@ fn every_pair_of_backbone_and_objective_trains_all_its_parameters_and_repeats_it
             let objective = objective.build();
             let model = shaken(build_for(&context, backbone, projector, &device, 1));
             for is_aligned in [false, true] {
-                let step = || {
-                    let BackboneInput { x, condition, .. } = input(backbone, &device);
-                    let x = Tensor::cat(vec![x.clone(), x.flip([2])], 0);
-                    let condition = condition.clone().concat(condition);
-                    let draws = objective.draw(x.dims(), &Streams::new(1).at(2, 0), &device);
-                    let null = conditions(context.condition, &[7; 4], &device);
-                    let taps: &[usize] = if is_aligned { &[1] } else { &[] };
-                    let output = objective
-                        .loss(&*model.backbone, ObjectiveInput { x0: x, condition, null, draws, taps })
-                        .unwrap();
-                    assert_eq!(output.taps.len(), taps.len());
-                    let aligned = output.taps.into_iter().next().map(|tap| {
-                        assert_eq!(tap.dims(), [4, GRID.tokens(), 12]);
-                        model.projectors[0].forward(tap, GRID).square().mean()
-                    });
-                    let total = aligned.map_or(output.loss.clone(), |aligned| output.loss + aligned);
-                    let value = to_host(total.clone())[0];
-                    let mut gradients = Gradients::default();
-                    gradients.add(&model, total.backward());
-                    (value, gradients.by_name(&model))
-                };
+                let step = || step(&model, backbone, &*objective, &context, is_aligned, &device);
                 let (value, gradients) = step();
                 let pair = format!("{} on {}", (plugin.name)(), (backbone.name)());
                 assert!(value.is_finite(), "{pair}: {value}");
@@ -67,6 +47,35 @@ fn every_pair_of_backbone_and_objective_trains_all_its_parameters_and_repeats_it
             }
         }
     }
+}
+
+/// Loss and gradients of one step on four samples.
+pub(super) fn step(
+    model: &TrainModel,
+    backbone: &'static PluginInfo,
+    objective: &dyn Objective,
+    context: &BackboneContext,
+    is_aligned: bool,
+    device: &Device,
+) -> (f32, StateDict) {
+    let BackboneInput { x, condition, .. } = input(backbone, device);
+    let x = Tensor::cat(vec![x.clone(), x.flip([2])], 0);
+    let condition = condition.clone().concat(condition);
+    let draws = objective.draw(x.dims(), &Streams::new(1).at(2, 0), device);
+    let null = conditions(context.condition, &[7; 4], device);
+    let taps: &[usize] = if is_aligned { &[1] } else { &[] };
+    let input = ObjectiveInput { x0: x, condition, null, draws, taps };
+    let output = objective.loss(&*model.backbone, input).unwrap();
+    assert_eq!(output.taps.len(), taps.len());
+    let aligned = output.taps.into_iter().next().map(|tap| {
+        assert_eq!(tap.dims(), [4, GRID.tokens(), 12]);
+        model.projectors[0].forward(tap, GRID).square().mean()
+    });
+    let total = aligned.map_or(output.loss.clone(), |aligned| output.loss + aligned);
+    let value = to_host(total.clone())[0];
+    let mut gradients = Gradients::default();
+    gradients.add(model, total.backward());
+    (value, gradients.by_name(model))
 }
 
 /// Where only the samples with r = t are aligned, and where all samples have r = t.

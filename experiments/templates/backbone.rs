@@ -138,6 +138,7 @@ mod tests {
         input: [3, 15, 21],
         condition: ConditionSpec::Labels { num_classes: 5 },
         has_interval: false,
+        recomputes: false,
     };
 
     fn config() -> MyIdeaConfig {

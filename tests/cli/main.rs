@@ -1,5 +1,6 @@
 //! The program as its user meets it: what it writes, what it refuses and in which words.
 
+mod bench;
 mod documents;
 mod encoders;
 mod evaluation;

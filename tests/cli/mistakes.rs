@@ -47,6 +47,17 @@ fn a_wrong_value_is_answered_with_place_found_and_allowed() {
     assert!(report.is_empty(), "{}", report.join("\n"));
 }
 
+#[test]
+fn activation_checkpointing_is_refused_where_it_has_no_effect() {
+    let desk = Desk::new();
+    for (recipe, words) in [
+        ("recipes/vae.yaml", ["train.activation_checkpointing", "has no effect on the networks of a program"]),
+        ("recipes/classification.yaml", ["train.activation_checkpointing", "set it to false"]),
+    ] {
+        desk.run(&["check", recipe, "--set", "train.activation_checkpointing=true"]).assert_refused(&words);
+    }
+}
+
 /// The same for text-to-image.
 const TEXT_VALUES: [(&str, &[&str]); 10] = [
     ("data.type=image_folder", &["data.type", "`image_folder` has no captions", "`trained_text` needs them"]),

@@ -78,6 +78,7 @@ impl Parts {
             input: [channels, height, width],
             condition: ConditionSpec::Labels { num_classes },
             has_interval: false,
+            recomputes: false,
         };
         let (builder, spec) = (ParamBuilder::new(device, 0), jit.spec(&context)?);
         let backbone = Slot::new(jit.build(&context, &builder)?);
@@ -332,6 +333,7 @@ fn learning_rates(case: &Case, found: &mut Comparison) -> Result<()> {
             global_batch_size: 1,
             micro_batch_size: 1.into(),
             memory_limit: None,
+            activation_checkpointing: false,
             learning_rate: lr,
             base_batch_size: None,
             schedule: ScheduleSection {

@@ -55,7 +55,7 @@ fn context(case: &Case) -> Result<BackboneContext> {
     let [_, channels, height, width] = case.shape::<4>("in.x")?;
     let [_, tokens, text_channels] = case.shape::<3>("in.context")?;
     let condition = ConditionSpec::Text { tokens, channels: text_channels };
-    Ok(BackboneContext { input: [channels, height, width], condition, has_interval: false })
+    Ok(BackboneContext { input: [channels, height, width], condition, has_interval: false, recomputes: false })
 }
 
 /// Projectors are bare `Sequential`s here, and lie under a name in the other families.

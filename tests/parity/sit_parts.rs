@@ -58,6 +58,7 @@ impl Parts {
             input: [channels, height, width],
             condition: ConditionSpec::Labels { num_classes },
             has_interval: params.keys().any(|name| name.starts_with("r_embedder.")),
+            recomputes: false,
         };
         let (builder, spec) = (ParamBuilder::new(device, 0), sit.spec(&context)?);
         let backbone = Slot::new(sit.build(&context, &builder)?);

@@ -183,9 +183,11 @@ impl Costs {
                 projected += (2 * encoder.grid.tokens() * encoder.channels) as f64;
             }
         }
-        // The backward pass computes two products for each of the forward pass.
+        // The backward pass computes two products for each of the forward pass, whose blocks it may compute again.
+        let backbone_passes = if train.activation_checkpointing { 4.0 } else { 3.0 };
         let backbone_flops = recipe.objective.forward_passes() * plan.backbone.forward_flops;
-        costs.flops_per_step = 3.0 * (backbone_flops + projector_flops) * train.global_batch_size as f64;
+        costs.flops_per_step =
+            (backbone_passes * backbone_flops + 3.0 * projector_flops) * train.global_batch_size as f64;
         let beside = costs.projector_params + costs.conditioner_params;
         let [all, trained] = costs.backbone_params.map(|count| (count + beside) as f64);
         let averages = train.ema.len() as f64;

@@ -226,11 +226,18 @@ impl Source {
 
 /// Appends one picture, channels first.
 fn append_planes(images: &mut Vec<u8>, pixels: &[u8], width: usize, is_mirrored: bool) {
-    for channel in 0..3 {
-        for row in pixels.chunks_exact(width * 3) {
-            let values = row.iter().skip(channel).step_by(3);
-            if is_mirrored { images.extend(values.rev()) } else { images.extend(values) }
-        }
+    let (start, count) = (images.len(), pixels.len() / 3);
+    images.resize(start + 3 * count, 0);
+    let (red, others) = images[start..].split_at_mut(count);
+    let (green, blue) = others.split_at_mut(count);
+    let planes = red.chunks_exact_mut(width).zip(green.chunks_exact_mut(width)).zip(blue.chunks_exact_mut(width));
+    for (row, ((red, green), blue)) in pixels.chunks_exact(width * 3).zip(planes) {
+        let places = red.iter_mut().zip(green).zip(blue);
+        let put = |(pixel, ((red, green), blue)): (&[u8; 3], ((&mut u8, &mut u8), &mut u8))| {
+            [*red, *green, *blue] = *pixel;
+        };
+        let row = row.as_chunks::<3>().0.iter();
+        if is_mirrored { row.rev().zip(places).for_each(put) } else { row.zip(places).for_each(put) }
     }
 }
 

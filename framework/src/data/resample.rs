@@ -5,10 +5,10 @@
 //! by comparing results; earlier versions change the width first wherever the height is at most 100 times the
 //! width, which moves some pixels of tall pictures by one.
 
-use crate::data::image::RgbImage;
+use std::borrow::Cow;
 
-const PRECISION_BITS: u32 = 22; // 32 bits less 8 for the pixel and 2 for overshoot
-const HALF: i32 = 1 << (PRECISION_BITS - 1);
+use crate::data::image::RgbImage;
+use crate::ops::{PRECISION_BITS, Taps, covered, resample_columns, resample_rows};
 
 /// Resampling filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,12 +65,6 @@ impl Span {
     }
 }
 
-/// Where an output pixel's taps begin, and their fixed-point weights.
-struct Taps {
-    first: usize,
-    weights: Vec<i32>,
-}
-
 /// Resizes the whole picture to `width` x `height` pixels, each at least 1.
 pub fn resize(picture: &RgbImage, width: usize, height: usize, filter: Filter) -> RgbImage {
     resize_window(picture, Span::whole(width.max(1)), Span::whole(height.max(1)), filter)
@@ -86,13 +80,16 @@ pub fn resize_window(picture: &RgbImage, columns: Span, rows: Span, filter: Filt
     let row_taps = taps(height, rows, filter);
     // Pillow leaves out a pass along an axis that keeps its length; unit weights give the same bytes.
     let pixels = if is_height_first([width, columns.resized], [height, rows.resized]) {
-        let low = resize_rows(picture.pixels(), width * 3, 0, &row_taps);
-        resize_columns(&low, width, &column_taps)
+        let needed = covered(&column_taps);
+        let low = resample_rows(picture.pixels(), width * 3, needed.start * 3..needed.end * 3, 0, &row_taps);
+        let moved = column_taps.iter().map(|taps| Taps { first: taps.first - needed.start, ..taps.clone() });
+        resize_columns(low.into(), needed.len(), &moved.collect::<Vec<_>>())
     } else {
-        let first = row_taps.iter().map(|taps| taps.first).min().unwrap_or(0);
-        let end = row_taps.iter().map(|taps| taps.first + taps.weights.len()).max().unwrap_or(0);
-        let narrow = resize_columns(&picture.pixels()[first * width * 3..end * width * 3], width, &column_taps);
-        resize_rows(&narrow, column_taps.len() * 3, first, &row_taps)
+        let needed = covered(&row_taps);
+        let lines = &picture.pixels()[needed.start * width * 3..needed.end * width * 3];
+        let narrow = resize_columns(lines.into(), width, &column_taps);
+        let row_bytes = column_taps.len() * 3;
+        resample_rows(&narrow, row_bytes, 0..row_bytes, needed.start, &row_taps)
     };
     RgbImage::new(column_taps.len(), row_taps.len(), pixels).unwrap_or_else(|_| picture.clone()) // lengths agree by construction
 }
@@ -129,44 +126,11 @@ fn fixed_point(weight: f64) -> i32 {
     (if weight < 0.0 { scaled - 0.5 } else { scaled + 0.5 }) as i32
 }
 
-fn to_byte(sum: i32) -> u8 {
-    (sum >> PRECISION_BITS).clamp(0, 255) as u8
-}
-
-fn resize_columns(source: &[u8], width: usize, columns: &[Taps]) -> Vec<u8> {
+fn resize_columns(source: Cow<'_, [u8]>, width: usize, columns: &[Taps]) -> Vec<u8> {
     if columns.len() == width && is_identity(columns) {
-        return source.to_vec();
+        return source.into_owned();
     }
-    let rows = source.chunks_exact(width * 3);
-    let mut pixels = Vec::with_capacity(rows.len() * columns.len() * 3);
-    for row in rows {
-        for taps in columns {
-            let mut sums = [HALF; 3];
-            for (pixel, weight) in row[taps.first * 3..].chunks_exact(3).zip(&taps.weights) {
-                for channel in 0..3 {
-                    sums[channel] += i32::from(pixel[channel]) * weight;
-                }
-            }
-            pixels.extend(sums.map(to_byte));
-        }
-    }
-    pixels
-}
-
-fn resize_rows(source: &[u8], row_bytes: usize, first_row: usize, rows: &[Taps]) -> Vec<u8> {
-    let mut pixels = Vec::with_capacity(rows.len() * row_bytes);
-    let mut sums = vec![HALF; row_bytes];
-    for taps in rows {
-        sums.fill(HALF);
-        let lines = source.chunks_exact(row_bytes).skip(taps.first - first_row);
-        for (line, &weight) in lines.zip(&taps.weights) {
-            for (sum, &value) in sums.iter_mut().zip(line) {
-                *sum += i32::from(value) * weight;
-            }
-        }
-        pixels.extend(sums.iter().map(|&sum| to_byte(sum)));
-    }
-    pixels
+    resample_columns(&source, width, columns)
 }
 
 fn is_identity(taps: &[Taps]) -> bool {

@@ -1,13 +1,12 @@
 //! Resizing of pictures and position tables, as PyTorch's `interpolate` with `align_corners=False`.
 //!
-//! Both axes are linear maps of pixels, so a resize is two small matrix products; they cost far less than the network
-//! behind them and run on every device.
+//! Both axes are linear maps of pixels; see [`ops::resize`].
 
-use burn::tensor::{DType, Device, Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ops;
+use crate::ops::{self, AxisMap};
 
 /// How a picture gets another size. With `s` the pixels of the source for one of the result, pixel `i` of the result
 /// lies at `s · (i + 1/2) − 1/2` of the source.
@@ -80,19 +79,8 @@ impl Resampling {
     /// * result: `[batch, channels, height, width]`
     pub fn resize(self, pictures: Tensor<4>, [height, width]: [usize; 2]) -> Tensor<4> {
         let [_, _, from_height, from_width] = pictures.dims();
-        let device = pictures.device();
-        let mut resized = pictures;
-        if width != from_width {
-            resized = along_width(resized, self.map(from_width, width, &device));
-        }
-        if height != from_height {
-            resized = along_height(resized, self.map(from_height, height, &device));
-        }
-        resized
-    }
-
-    fn map(self, from: usize, to: usize, device: &Device) -> Tensor<2> {
-        ops::upload(&self.weights(from, to), [to, from], device)
+        let map = |from: usize, to: usize| (from != to).then(|| AxisMap::new(&self.weights(from, to), from));
+        ops::resize(pictures, map(from_height, height).as_ref(), map(from_width, width).as_ref())
     }
 }
 
@@ -155,7 +143,6 @@ fn cubic(x: f64, a: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-
     use super::*;
     use crate::ops::{DeviceChoice, backend_names, open};
     use crate::streams::Streams;

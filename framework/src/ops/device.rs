@@ -44,6 +44,15 @@ impl DeviceChoice {
             },
         }
     }
+
+    /// Whether it can only be burn's pure-Rust backend.
+    pub fn is_flex(self) -> bool {
+        match self {
+            Self::Flex => true,
+            Self::Auto => cfg!(not(feature = "tch")),
+            Self::Cpu | Self::Cuda(_) => false,
+        }
+    }
 }
 
 /// Opens a device, without autodiff.

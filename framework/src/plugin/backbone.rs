@@ -120,6 +120,8 @@ pub struct BackboneContext {
     pub condition: ConditionSpec,
     /// Whether the objective passes the interval start `r`.
     pub has_interval: bool,
+    /// Whether blocks keep their inputs only and are [computed again](crate::ops::recomputed) in the backward pass.
+    pub recomputes: bool,
 }
 
 /// A backbone as a recipe names it.
@@ -139,6 +141,11 @@ pub trait BackboneConfig: Described + Debug + Send + Sync {
 
     /// Whether it can take the interval start `r` beside `t`; if not, recipes that need it are refused.
     fn accepts_interval(&self) -> bool {
+        false
+    }
+
+    /// Whether its blocks can be computed again in the backward pass; if not, recipes that ask for it are refused.
+    fn can_recompute(&self) -> bool {
         false
     }
 

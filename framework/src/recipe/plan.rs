@@ -77,8 +77,8 @@ impl Plan {
         DatasetContext { image_size: self.recipe.image_size, seed: self.recipe.seed }
     }
 
-    /// Hash of everything that decides the run's numbers: the recipe without logging, evaluation, loader threads, feature cache
-    /// and the folder of published weights.
+    /// Hash of everything that decides the run's numbers: the recipe without logging, evaluation, loader threads, feature
+    /// cache, activation checkpointing and the folder of published weights.
     ///
     /// Where the learning rate does not depend on the number of steps, neither does the hash: a run can be extended.
     ///
@@ -114,10 +114,12 @@ pub(super) fn digest_of(mut recipe: serde_yaml::Value, train: &TrainSection) -> 
             map.remove("precision");
         }
     }
-    // A run keeps the micro-batch size that it once found to fit.
-    recipe.get_mut("train").and_then(|train| train.as_mapping_mut()).map(|train| train.remove("memory_limit"));
-    if train.schedule.shape == ScheduleShape::Constant {
-        recipe.get_mut("train").and_then(|train| train.as_mapping_mut()).map(|train| train.remove("steps"));
+    if let Some(section) = recipe.get_mut("train").and_then(|train| train.as_mapping_mut()) {
+        section.remove("activation_checkpointing");
+        section.remove("memory_limit"); // a run keeps the micro-batch size that it once found to fit
+        if train.schedule.shape == ScheduleShape::Constant {
+            section.remove("steps");
+        }
     }
     let text = serde_yaml::to_string(&recipe).context("cannot write the recipe")?;
     let hash = Sha256::digest(text.as_bytes());
@@ -138,7 +140,8 @@ struct Sizes {
 }
 
 fn backbone_context(recipe: &Recipe, input: LatentShape, condition: ConditionSpec) -> BackboneContext {
-    BackboneContext { input, condition, has_interval: recipe.objective.has_interval() }
+    let recomputes = recipe.train.activation_checkpointing;
+    BackboneContext { input, condition, has_interval: recipe.objective.has_interval(), recomputes }
 }
 
 fn compose(recipe: &Recipe, check: &mut Check<'_>) -> Option<Sizes> {

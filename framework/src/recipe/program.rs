@@ -109,12 +109,7 @@ impl ProgramPlan {
                 (None, false) => {}
             }
             check.within("train", |check| recipe.train.validate(check));
-            if recipe.train.micro_batch_size != recipe.train.global_batch_size.into() {
-                check.bad(
-                    "train.micro_batch_size",
-                    "a program takes the whole batch at once; set it to global_batch_size",
-                );
-            }
+            recipe.train.suits_a_program(check);
             check.within("log", |check| recipe.log.validate(check));
             recipe.log.has_no_spatial(check);
             if recipe.log.classifier {

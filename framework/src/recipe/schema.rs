@@ -15,6 +15,7 @@ use crate::plugin::{
     AlignmentLossConfig, AutoencoderConfig, BackboneConfig, ConditionerConfig, DatasetConfig, EncoderConfig,
     NormalizerConfig, ObjectiveConfig, ProgramConfig, ProjectorConfig, SamplerConfig,
 };
+use crate::registry;
 use crate::sample::Quantization;
 
 /// A whole run: method and scale together.
@@ -117,6 +118,9 @@ pub struct TrainSection {
     /// GPU, and four fifths on a CPU, when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_limit: Option<f64>,
+    /// Whether the backbone's blocks are computed again in the backward pass, which saves memory and changes no number.
+    #[serde(default)]
+    pub activation_checkpointing: bool,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Batch size that `learning_rate` belongs to: the rate grows linearly with `global_batch_size`. Not at all when null.
@@ -273,6 +277,9 @@ impl Recipe {
             check.within(&format!("alignment.{i}"), |check| term.validate(check));
         }
         check.within("train", |check| self.train.validate(check));
+        if self.train.activation_checkpointing {
+            self.can_recompute(check);
+        }
         check.within("sample", |check| self.sample.validate(&self.train.ema, check));
         check.within("log", |check| self.log.validate(check));
         check.within("evaluation", |check| self.evaluation.validate(check));
@@ -287,12 +294,29 @@ impl Recipe {
                     format!("autoencoder `{name}` has no posterior that the program could train"),
                 );
             }
-            if self.train.micro_batch_size != self.train.global_batch_size.into() {
-                check.bad(
-                    "train.micro_batch_size",
-                    "a program takes the whole batch at once; set it to global_batch_size",
-                );
-            }
+            self.train.suits_a_program(check);
+        }
+    }
+}
+
+impl Recipe {
+    /// Reports what keeps the blocks from being computed again.
+    fn can_recompute(&self, check: &mut Check<'_>) {
+        let key = "train.activation_checkpointing";
+        if !self.backbone.can_recompute() {
+            let fits = |name: &&str| {
+                let default = serde_json::from_value::<Box<dyn BackboneConfig>>(serde_json::json!({ "type": name }));
+                default.is_ok_and(|backbone| backbone.can_recompute())
+            };
+            let known: Vec<_> = registry::names("backbone").into_iter().filter(fits).collect();
+            let name = (self.backbone.info().name)();
+            check.bad(
+                key,
+                format!("backbone `{name}` cannot compute its blocks again; those that can: {}", known.join(", ")),
+            );
+        }
+        if DeviceChoice::parse(&self.device).is_ok_and(DeviceChoice::is_flex) {
+            check.bad(key, format!("needs libtorch, and device `{}` is flex; use `cpu` or `cuda`", self.device));
         }
     }
 }
@@ -324,6 +348,16 @@ impl TrainSection {
         match self.micro_batch_size {
             MicroBatchSize::Samples(samples) => samples,
             MicroBatchSize::Auto => self.global_batch_size,
+        }
+    }
+
+    /// Reports what has no effect on a training program. The keys are those of the whole recipe.
+    pub(super) fn suits_a_program(&self, check: &mut Check<'_>) {
+        if self.micro_batch_size != self.global_batch_size.into() {
+            check.bad("train.micro_batch_size", "a program takes the whole batch at once; set it to global_batch_size");
+        }
+        if self.activation_checkpointing {
+            check.bad("train.activation_checkpointing", "has no effect on the networks of a program; set it to false");
         }
     }
 

@@ -43,6 +43,7 @@ mod tests {
             global_batch_size: 1,
             micro_batch_size: 1.into(),
             memory_limit: None,
+            activation_checkpointing: false,
             learning_rate: 2.0,
             base_batch_size: None,
             schedule,

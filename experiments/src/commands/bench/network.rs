@@ -13,7 +13,7 @@ use realign::train::{Alignment, Optimizer, OptimizerSettings, Term, TrainModel};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{BackboneChoice, ObjectiveChoice};
+use super::{BackboneChoice, ObjectiveChoice, ProjectorChoice};
 
 /// Sizes that both programs use.
 #[derive(Debug, Clone, Copy, serde::Serialize)]
@@ -38,6 +38,10 @@ pub struct Sizes {
     pub target: usize,
     /// The aligned block, counted from 1.
     pub tap: usize,
+    /// From tokens to the target.
+    pub projector: ProjectorChoice,
+    /// Whether blocks are computed again in the backward pass.
+    pub recomputes: bool,
     /// Threads of both programs.
     pub threads: usize,
 }
@@ -63,6 +67,10 @@ pub struct Network {
     pub alignment: Alignment,
     /// AdamW with clipping at 1.
     pub optimizer: Optimizer,
+    /// Floating-point operations that a step needs for one sample, forward and backward.
+    pub flops_per_sample: f64,
+    /// Those of one pass of the network.
+    pub forward_flops: f64,
 }
 
 pub fn plugin<T: ?Sized>(value: Value) -> Result<Box<T>>
@@ -94,10 +102,18 @@ impl Network {
             ObjectiveChoice::MeanFlow => json!({"type": "mean_flow", "instant_share": sizes.instant_share}),
         })?;
         let condition = ConditionSpec::Labels { num_classes: 1000 };
-        let context = BackboneContext { input: sizes.input(), condition, has_interval: objective.has_interval() };
+        let context = BackboneContext {
+            input: sizes.input(),
+            condition,
+            has_interval: objective.has_interval(),
+            recomputes: sizes.recomputes,
+        };
         let (spec, params) = (backbone.spec(&context)?, ParamBuilder::new(device, 0));
-        let projector: Box<dyn ProjectorConfig> = plugin(json!({"type": "conv"}))?;
+        let projector: Box<dyn ProjectorConfig> = plugin(json!({"type": sizes.projector}))?;
         let joins = ProjectorContext { hidden_size: spec.hidden_size, target_channels: sizes.target, grid: spec.grid };
+        // The backward pass computes two products for each of the forward pass.
+        let passes = objective.forward_passes() * spec.forward_flops;
+        let flops_per_sample = 3.0 * (passes + projector.forward_flops(&joins));
         let projectors = vec![Slot::new(projector.build(&joins, &params.child("projectors.0"))?)];
         let backbone = Slot::new(backbone.build(&context, &params)?);
         let model = TrainModel { backbone, projectors, conditioner: None };
@@ -123,6 +139,8 @@ impl Network {
             optimizer: Optimizer::new(&model, settings),
             alignment: Alignment { terms: vec![term], grid: spec.grid },
             objective: objective.build(),
+            forward_flops: spec.forward_flops,
+            flops_per_sample,
             model,
         })
     }

@@ -88,8 +88,8 @@ impl OurStep {
     ///
     /// # Errors
     /// The device does not open.
-    pub fn new(sizes: &Sizes) -> Result<Self> {
-        let device = ops::open(DeviceChoice::Cpu)?.autodiff();
+    pub fn new(sizes: &Sizes, device: DeviceChoice) -> Result<Self> {
+        let device = ops::open(device)?.autodiff();
         let network = Network::new(sizes, &device)?;
         let settings = EmaSection { name: "ema".into(), decay: 0.9999, warmup: EmaWarmup::None };
         let average = Ema::new(&network.model, settings)?;
@@ -97,34 +97,60 @@ impl OurStep {
         Ok(Self { network, average, batch, device, step: 0 })
     }
 
-    /// Trainable parameters.
-    pub fn num_params(&self) -> u64 {
-        parameters(&self.network.model)
-            .iter()
-            .filter(|param| param.is_trainable)
-            .map(|param| param.shape.iter().product::<usize>() as u64)
-            .sum()
+    /// The network.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Runs steps and returns their times, and the peak memory so far.
     ///
     /// # Errors
     /// A part refuses the batch.
-    pub fn steps(&mut self, count: usize) -> Result<Timing> {
-        let mut timing = Timing::default();
-        for _ in 0..count {
-            let begin = Instant::now();
-            let streams = Streams::new(0).at(self.step, 0);
-            let draws = self.network.objective.draw(self.batch.x0.dims(), &streams, &self.device);
-            let loss = train(&mut self.network, &self.batch, draws, 1e-4, &self.device)?;
-            self.average.update(&self.network.model, self.step);
-            to_host(loss); // waits for the device
-            self.step += 1;
-            timing.ms.push(begin.elapsed().as_secs_f64() * 1e3);
-        }
-        timing.peak_bytes = peak_bytes();
-        Ok(timing)
+    pub fn steps(&mut self, count: usize, waits_each: bool) -> Result<Timing> {
+        timed(count, waits_each, || self.advance())
     }
+
+    /// One step; its loss.
+    fn advance(&mut self) -> Result<Tensor<1>> {
+        let streams = Streams::new(0).at(self.step, 0);
+        let draws = self.network.objective.draw(self.batch.x0.dims(), &streams, &self.device);
+        let loss = train(&mut self.network, &self.batch, draws, 1e-4, &self.device)?;
+        self.average.update(&self.network.model, self.step);
+        self.step += 1;
+        Ok(loss)
+    }
+}
+
+/// Times of `count` pieces of work whose results stand for all of it. A GPU works behind the program: there they are
+/// timed together, and the time is their mean.
+///
+/// # Errors
+/// Those of `work`.
+pub fn timed(count: usize, waits_each: bool, mut work: impl FnMut() -> Result<Tensor<1>>) -> Result<Timing> {
+    let (mut timing, mut begin, mut last) = (Timing::default(), Instant::now(), None);
+    let mut wait = |begin: &mut Instant, last: Tensor<1>, pieces: usize| {
+        to_host(last);
+        timing.ms.push(begin.elapsed().as_secs_f64() * 1e3 / pieces as f64);
+        *begin = Instant::now();
+    };
+    for _ in 0..count {
+        let result = work()?;
+        match waits_each {
+            true => wait(&mut begin, result, 1),
+            false => last = Some(result),
+        }
+    }
+    if let Some(last) = last {
+        wait(&mut begin, last, count);
+    }
+    timing.peak_bytes = peak_bytes();
+    Ok(timing)
+}
+
+/// Trainable parameters.
+pub fn num_params(network: &Network) -> u64 {
+    let trainable = parameters(&network.model).into_iter().filter(|param| param.is_trainable);
+    trainable.map(|param| param.shape.iter().product::<usize>() as u64).sum()
 }
 
 /// Peak resident memory of this process, where the system tells.

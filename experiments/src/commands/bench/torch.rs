@@ -18,6 +18,10 @@ pub struct TorchStep {
     pub version: String,
     /// Trainable parameters.
     pub num_params: u64,
+    /// Floating-point operations of a step, where they were asked for.
+    pub flops: Option<f64>,
+    /// Name of its GPU.
+    pub device_name: Option<String>,
     child: Child,
     questions: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -25,14 +29,16 @@ pub struct TorchStep {
 }
 
 impl TorchStep {
-    /// Starts `python` with a network of these sizes.
+    /// Starts `python` with a network of these sizes; `more` are keys beside them.
     ///
     /// # Errors
     /// There is no such Python, or it has no PyTorch.
-    pub fn start(python: &str, sizes: &Sizes, is_compiled: bool) -> Result<Self> {
-        let mut sizes = serde_json::to_value(sizes).context("sizes")?;
-        sizes["compile"] = is_compiled.into();
-        Self::start_script(python, SCRIPT, &sizes)
+    pub fn start(python: &str, sizes: &Sizes, more: &Value) -> Result<Self> {
+        let mut settings = serde_json::to_value(sizes).context("sizes")?;
+        for (key, value) in more.as_object().into_iter().flatten() {
+            settings[key] = value.clone();
+        }
+        Self::start_script(python, SCRIPT, &settings)
     }
 
     /// Starts `python` with another script that speaks the same way.
@@ -57,6 +63,8 @@ impl TorchStep {
         let mut step = Self {
             version: String::new(),
             num_params: 0,
+            flops: None,
+            device_name: None,
             child,
             questions,
             answers: BufReader::new(answers),
@@ -67,6 +75,8 @@ impl TorchStep {
         })?;
         step.version = hello["version"].as_str().unwrap_or("?").to_string();
         step.num_params = hello["num_params"].as_u64().unwrap_or_default();
+        step.flops = hello["flops"].as_f64();
+        step.device_name = hello["device_name"].as_str().map(str::to_string);
         Ok(step)
     }
 

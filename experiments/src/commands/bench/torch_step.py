@@ -1,4 +1,5 @@
-"""The training step that `realign bench step` is compared with: SiT or JiT, convolution projector, clip, AdamW, EMA.
+"""What `realign bench step` and `bench sample` are compared with: a step of SiT or JiT with projector, clip, AdamW and
+EMA, and sampling.
 
 Reads lines from stdin: `<count>` runs that many steps and answers with their milliseconds; an empty line ends.
 """
@@ -12,8 +13,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 NUM_CONTEXT, CONTEXT_START, BOTTLENECK = 32, 4, 128  # of JiT
+MLP = 2048  # width of REPA's projector
 
 
 def modulate(x, shift, scale):
@@ -83,7 +87,8 @@ class Step(nn.Module):
             self.final_norm = nn.RMSNorm(d, eps=1e-6)
             angles = torch.rand(side * side, d // heads // 2).repeat_interleave(2, -1)
             before = torch.cat([torch.zeros(NUM_CONTEXT, d // heads), angles])
-            self.rotations = [(table.cos(), table.sin()) for table in (angles, before)]
+            for name, table in (("turns", angles), ("turns_with_context", before)):
+                self.register_buffer(name, torch.stack([table.cos(), table.sin()]))
         else:
             self.patch = nn.Conv2d(4, d, 2, 2)
         self.pos = nn.Parameter(torch.randn(1, side * side, d), requires_grad=False)
@@ -93,10 +98,24 @@ class Step(nn.Module):
         self.labels = nn.Embedding(1001, d)
         self.blocks = nn.ModuleList([(JiTBlock if self.is_jit else Block)(d, heads) for _ in range(depth)])
         self.ada, self.last = nn.Linear(d, 2 * d), nn.Linear(d, self.channels * self.patch_size**2)
-        self.projector = nn.Conv2d(d, size["target"], 3, padding=1)
+        self.is_conv, self.recomputes = size["projector"] == "conv", size["recomputes"]
+        if self.is_conv:
+            self.projector = nn.Conv2d(d, size["target"], 3, padding=1)
+        else:
+            first, second, third = nn.Linear(d, MLP), nn.Linear(MLP, MLP), nn.Linear(MLP, size["target"])
+            self.projector = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), third)
+
+    def through(self, block, *inputs):
+        return checkpoint(block, *inputs, use_reentrant=False) if self.recomputes else block(*inputs)
+
+    def project(self, tokens):
+        if not self.is_conv:
+            return self.projector(tokens)
+        grid = tokens.transpose(1, 2).reshape(len(tokens), self.d, self.side, self.side)
+        return self.projector(grid).flatten(2).transpose(1, 2)
 
     def features(self, t):
-        frequencies = torch.exp(-math.log(10000) * torch.arange(128, dtype=torch.float32) / 128)
+        frequencies = torch.exp(-math.log(10000) * torch.arange(128, dtype=torch.float32, device=t.device) / 128)
         angles = t[:, None] * frequencies[None]
         return torch.cat([angles.cos(), angles.sin()], -1)
 
@@ -111,14 +130,14 @@ class Step(nn.Module):
         projected = None
         for i, block in enumerate(self.blocks):
             if not self.is_jit:
-                h = block(h, c)
+                h = self.through(block, h, c)
             else:
                 if i == CONTEXT_START:
                     h = torch.cat([label.unsqueeze(1) + self.context, h], 1)
-                h = block(h, c, self.rotations[int(i >= CONTEXT_START)])
+                turns = self.turns_with_context if i >= CONTEXT_START else self.turns
+                h = self.through(block, h, c, (turns[0], turns[1]))
             if i + 1 == self.tap:
-                grid = h[:, -patches:].transpose(1, 2).reshape(batch, self.d, self.side, self.side)
-                projected = self.projector(grid).flatten(2).transpose(1, 2)
+                projected = self.project(h[:, -patches:])
         shift, scale = self.ada(c).chunk(2, -1)
         h = h[:, -patches:]
         h = self.final_norm(h) if self.is_jit else F.layer_norm(h, (self.d,), eps=1e-6)
@@ -128,18 +147,15 @@ class Step(nn.Module):
         return h.reshape(batch, self.channels, p * self.side, p * self.side), projected
 
 
-def main():
-    size = json.loads(sys.argv[1])
-    torch.set_num_threads(size["threads"])
-    torch.manual_seed(0)
-    model = Step(size)
+def training(model, size, device):
+    """One optimizer step as a function, and the gradient part of it."""
     params = [p for p in model.parameters() if p.requires_grad]
     average = [p.detach().clone() for p in model.parameters()]
     optimizer = torch.optim.AdamW(params, lr=1e-4, weight_decay=0.0, fused=True)
     batch, side = size["batch"], model.patch_size * size["side"]
-    x0 = torch.randn(batch, model.channels, side, side)
-    target = torch.randn(batch, size["side"] ** 2, size["target"])
-    y = torch.randint(0, 1000, (batch,))
+    x0 = torch.randn(batch, model.channels, side, side, device=device)
+    target = torch.randn(batch, size["side"] ** 2, size["target"], device=device)
+    y = torch.randint(0, 1000, (batch,), device=device)
 
     def flow_matching(noise, times):
         t = times[0]
@@ -149,7 +165,7 @@ def main():
 
     def mean_flow(noise, times):
         t, r = times.amax(0), times.amin(0)
-        r = torch.where(torch.arange(batch) < int(batch * 0.75), t, r)
+        r = torch.where(torch.arange(batch, device=device) < int(batch * 0.75), t, r)
         time_, v = t.reshape(-1, 1, 1, 1), noise - x0
         xt = (1 - time_) * x0 + time_ * noise
 
@@ -165,29 +181,98 @@ def main():
 
     def loss(noise, times):
         denoising, projected = (mean_flow if model.has_interval else flow_matching)(noise, times)
-        aligned = F.cosine_similarity(projected, target, dim=-1, eps=1e-12).mean()
-        return denoising - 0.5 * aligned
+        aligned = F.cosine_similarity(projected.float(), target, dim=-1, eps=1e-12).mean()
+        return denoising.float() - 0.5 * aligned
 
-    if size["compile"]:
-        loss = torch.compile(loss)
+    computed = torch.compile(loss) if size["compile"] else loss
+
+    def differentiate():
+        with torch.autocast(device.type, torch.bfloat16, enabled=size["precision"] == "bf16"):
+            total = computed(torch.randn_like(x0), torch.rand(2, batch, device=device))
+        total.backward()
 
     def step():
-        begin = time.perf_counter()
-        loss(torch.randn_like(x0), torch.rand(2, batch)).backward()
+        differentiate()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             torch._foreach_lerp_(average, [p.detach() for p in model.parameters()], 1e-4)
+
+    return step, differentiate
+
+
+def sampling(model, size, device):
+    """A batch of samples by Euler-Maruyama on the reverse SDE with diffusion 2t, as REPA writes it."""
+    batch, side, last = size["batch"], model.patch_size * size["side"], 0.04
+    y = torch.randint(0, 1000, (batch,), device=device)
+    network = torch.compile(model) if size["compile"] else model
+
+    def drift(x, t):
+        with torch.autocast(device.type, torch.bfloat16, enabled=size["precision"] == "bf16"):
+            velocity = network(x.float(), torch.full((batch,), t, device=device), y)[0].double()
+        ratio, variance = t - 1, t * t - (t - 1) * t
+        return velocity - (ratio * velocity - x) / variance * t
+
+    @torch.inference_mode()
+    def sample():
+        x = torch.randn(batch, model.channels, side, side, device=device, dtype=torch.float64)
+        times = torch.linspace(1.0, last, size["num_steps"], dtype=torch.float64).tolist()
+        for t, t_next in zip(times, times[1:]):
+            kick = torch.randn_like(x) * math.sqrt(2 * t) * math.sqrt(t - t_next)
+            x = x + drift(x, t) * (t_next - t) + kick
+        return x - drift(x, times[-1]) * times[-1]
+
+    return sample
+
+
+def count_flops(differentiate):
+    """Floating-point operations of forward and backward pass, attention taken apart into its products."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        differentiate()
+    return counter.get_total_flops()
+
+
+def main():
+    size = json.loads(sys.argv[1])
+    device = torch.device(size["device"])
+    torch.set_num_threads(size["threads"])
+    torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = size["precision"] == "tf32"
+    model = Step(size).to(device)
+    about = {"version": torch.__version__, "num_params": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+    if device.type == "cuda":
+        about["device_name"] = torch.cuda.get_device_name(device)
+    if size["task"] == "sample":
+        step = sampling(model.eval(), size, device)
+    else:
+        step, differentiate = training(model, size, device)
+        if size["count_flops"]:
+            about["flops"] = count_flops(differentiate)
+
+    def timed(count):
+        """Milliseconds of each step; on a GPU, which works behind the program, their mean."""
+        if device.type != "cuda":
+            return [time_of(step) for _ in range(count)]
+        return [time_of(lambda: [step() for _ in range(count)] and None) / count]
+
+    def time_of(work):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        begin = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         return (time.perf_counter() - begin) * 1e3
 
-    num_params = sum(p.numel() for p in params)
-    print(json.dumps({"version": torch.__version__, "num_params": num_params}), flush=True)
+    print(json.dumps(about), flush=True)
     for line in sys.stdin:
         if not line.strip():
             break
-        times = [step() for _ in range(int(line))]
+        times = timed(int(line))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if device.type == "cuda":
+            peak = torch.cuda.max_memory_reserved(device)
         print(json.dumps({"ms": times, "peak_bytes": peak}), flush=True)
 
 

@@ -197,13 +197,15 @@ impl BackboneConfig for JiTConfig {
         // (3); q and k divided, scaled and turned (3 each); attention in both layouts and its projection (3); both
         // halves of w12, SiLU of one, their product; w3. The backward pass holds as much as one and a half blocks more.
         let kept = 21.0 * d + 4.0 * m;
-        let tokens = short * patches + (long + 1.5) * all;
+        let (blocks, beside) = (short * patches + long * all, 1.5 * all);
+        // Recomputed blocks keep their input, and the backward pass holds one of them whole.
+        let saved = if ctx.recomputes { blocks * d + (all + beside) * kept } else { (blocks + beside) * kept };
         Ok(BackboneSpec {
             grid,
             hidden_size: sizes.hidden_size,
             depth: sizes.depth,
             forward_flops: short * block(patches) + long * block(all) + ends + per_sample,
-            saved_floats: tokens * kept + patches * (4.0 * d + 2.0 * patch + bottleneck),
+            saved_floats: saved + patches * (4.0 * d + 2.0 * patch + bottleneck),
         })
     }
 
@@ -213,6 +215,10 @@ impl BackboneConfig for JiTConfig {
     }
 
     fn accepts_interval(&self) -> bool {
+        true
+    }
+
+    fn can_recompute(&self) -> bool {
         true
     }
 
@@ -249,6 +255,7 @@ mod tests {
             input: [3, side, side],
             condition: ConditionSpec::Labels { num_classes: 1000 },
             has_interval: false,
+            recomputes: false,
         }
     }
 

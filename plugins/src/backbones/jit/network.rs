@@ -35,6 +35,7 @@ pub struct JiT {
     grid: PatchGrid,
     patch_size: usize,
     context_start: usize,
+    recomputes: bool,
 }
 
 /// Patches to tokens through a narrow layer; the second is a convolution of one pixel.
@@ -117,6 +118,7 @@ impl JiT {
             grid,
             patch_size,
             context_start: sizes.context_start,
+            recomputes: ctx.recomputes,
         }
     }
 
@@ -161,7 +163,14 @@ impl Backbone for JiT {
                 x = Tensor::cat(vec![context, x], 1);
                 rotation = self.rotation_with_context.tensors(&device);
             }
-            x = block.forward(x, c.clone(), &rotation);
+            let modulation = block.adaLN_modulation.forward(c.clone());
+            let [cos, sin] = rotation.clone();
+            x = match self.recomputes {
+                true => ops::recomputed(block, (x, modulation, cos, sin), |block, (x, modulation, cos, sin)| {
+                    block.forward(x, modulation, [cos, sin])
+                }),
+                false => block.forward(x, modulation, [cos, sin]),
+            };
             if input.taps.contains(&(n + 1)) {
                 taps.push(last_tokens(x.clone(), num_patches));
             }
@@ -198,9 +207,9 @@ impl Block {
         }
     }
 
-    /// `x`: `[batch, tokens, hidden_size]`, `c`: SiLU of the condition, `[batch, hidden_size]`.
-    fn forward(&self, x: Tensor<3>, c: Tensor<2>, rotation: &Rotation) -> Tensor<3> {
-        let [shift1, scale1, gate1, shift2, scale2, gate2] = ops::chunk(self.adaLN_modulation.forward(c));
+    /// `x`: `[batch, tokens, hidden_size]`, `modulation`: shifts, scales and gates, `[batch, 6 · hidden_size]`.
+    fn forward(&self, x: Tensor<3>, modulation: Tensor<2>, rotation: Rotation) -> Tensor<3> {
+        let [shift1, scale1, gate1, shift2, scale2, gate2] = ops::chunk(modulation);
         let h = self.attn.forward(self.norm1.modulated(x.clone(), shift1, scale1), rotation);
         let x = ops::gated_residual(x, gate1, h);
         let h = self.mlp.forward(self.norm2.modulated(x.clone(), shift2, scale2));
@@ -209,9 +218,9 @@ impl Block {
 }
 
 impl Attention {
-    fn forward(&self, x: Tensor<3>, rotation: &Rotation) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, rotation: Rotation) -> Tensor<3> {
         let weights = [&self.q_norm, &self.k_norm].map(|norm| norm.weight.val());
-        let qkv = ops::rotary_qk_norm(self.qkv.forward(x), self.num_heads, weights, rotation.clone(), EPS);
+        let qkv = ops::rotary_qk_norm(self.qkv.forward(x), self.num_heads, weights, rotation, EPS);
         self.proj.forward(ops::attention_packed(qkv, self.num_heads))
     }
 }
@@ -257,7 +266,7 @@ mod tests {
             ..Default::default()
         };
         let condition = ConditionSpec::Labels { num_classes: 7 };
-        let ctx = BackboneContext { input: [3, 20, 35], condition, has_interval: false };
+        let ctx = BackboneContext { input: [3, 20, 35], condition, has_interval: false, recomputes: false };
         Slot::new(config.build(&ctx, &ParamBuilder::new(&Device::flex(), 1)).unwrap())
     }
 

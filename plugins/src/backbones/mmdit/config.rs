@@ -236,12 +236,14 @@ impl BackboneConfig for MmDitConfig {
         let norm = if self.norm == MmDitNorm::Layer { 0.0 } else { 4.0 * d };
         let per_token = 14.0 * d + kept + qk_norm + norm;
         let per_sample = num_times * 2.0 * (256.0 * d + d * d) + modulations;
+        // Recomputed blocks keep their input, and the backward pass holds one of them whole.
+        let blocks = if ctx.recomputes { depth * d + per_token } else { depth * per_token };
         Ok(BackboneSpec {
             grid: sizes.grid,
             hidden_size: sizes.hidden_size,
             depth: sizes.depth,
             forward_flops: linear + attention + ends + per_sample,
-            saved_floats: depth * (tokens * per_token + 13.0 * d) + patches * (3.0 * d + 2.0 * patch),
+            saved_floats: tokens * blocks + depth * 13.0 * d + patches * (3.0 * d + 2.0 * patch),
         })
     }
 
@@ -250,6 +252,10 @@ impl BackboneConfig for MmDitConfig {
     }
 
     fn accepts_interval(&self) -> bool {
+        true
+    }
+
+    fn can_recompute(&self) -> bool {
         true
     }
 
@@ -281,6 +287,7 @@ mod tests {
         input: [4, 32, 32],
         condition: ConditionSpec::Text { tokens: 77, channels: 768 },
         has_interval: false,
+        recomputes: false,
     };
 
     #[test]

@@ -27,6 +27,7 @@ pub struct MmDit {
     grid: PatchGrid,
     patch_size: usize,
     position_side: usize,
+    recomputes: bool,
 }
 
 /// The patch embedding lies under `x_embedder.proj`.
@@ -82,6 +83,7 @@ impl MmDit {
             grid: sizes.grid,
             patch_size,
             position_side: config.position_side,
+            recomputes: ctx.recomputes,
         }
     }
 
@@ -95,7 +97,11 @@ impl MmDit {
         let mut context = self.context(input.condition);
         let mut x = self.x_embedder.proj.forward(input.x) + self.positions();
         for (block, n) in self.joint_blocks.iter().zip(1..) {
-            (context, x) = block.forward(context, x, c.clone());
+            let modulations = [&block.context_block, &block.x_block].map(|stream| stream.modulation(c.clone()));
+            (context, x) = match self.recomputes {
+                true => block.recomputed(context, x, modulations),
+                false => block.forward(context, x, modulations),
+            };
             watch(n, &context, &x);
         }
         unpatchify(self.final_layer.forward(x, c), self.grid, self.patch_size)
@@ -153,11 +159,12 @@ impl Backbone for MmDit {
 }
 
 impl JointBlock {
-    /// `context`, `x`: `[batch, tokens, hidden_size]` of text and image, `c`: SiLU of the time's embedding.
-    fn forward(&self, context: Tensor<3>, x: Tensor<3>, c: Tensor<2>) -> (Tensor<3>, Tensor<3>) {
+    /// `context`, `x`: `[batch, tokens, hidden_size]` of text and image; `modulations`: those of both streams.
+    fn forward(&self, context: Tensor<3>, x: Tensor<3>, modulations: [Tensor<2>; 2]) -> (Tensor<3>, Tensor<3>) {
         let [[_, num_text, _], [_, num_patches, _]] = [context.dims(), x.dims()];
-        let (of_text, after_text) = self.context_block.before_attention(context.clone(), c.clone());
-        let (of_image, after_image) = self.x_block.before_attention(x.clone(), c);
+        let [for_text, for_image] = modulations;
+        let (of_text, after_text) = self.context_block.before_attention(context.clone(), for_text);
+        let (of_image, after_image) = self.x_block.before_attention(x.clone(), for_image);
         let h = self.attend(of_text, of_image); // [batch, text tokens + patches, hidden_size]
         let context = match after_text {
             Some(after) => self.context_block.after_attention(context, h.clone().narrow(1, 0, num_text), after),
@@ -168,6 +175,21 @@ impl JointBlock {
             None => x,
         };
         (context, x)
+    }
+
+    /// As [`forward`](Self::forward), computed again in the backward pass.
+    fn recomputed(&self, context: Tensor<3>, x: Tensor<3>, modulations: [Tensor<2>; 2]) -> (Tensor<3>, Tensor<3>) {
+        let [text, image] = [context.dims(), x.dims()];
+        let [for_text, for_image] = modulations;
+        // In the order in which the gradients of the condition are summed without recomputation.
+        let inputs = (for_text, context, x, for_image);
+        let both = ops::recomputed(self, inputs, |block, (for_text, context, x, for_image)| {
+            let (context, x) = block.forward(context, x, [for_text, for_image]);
+            Tensor::cat(vec![context.flatten::<1>(0, 2), x.flatten::<1>(0, 2)], 0)
+        });
+        let [num_text, num_image] = [text, image].map(|shape| shape.iter().product::<usize>());
+        let context = both.clone().narrow(0, 0, num_text).reshape(text);
+        (context, both.narrow(0, num_text, num_image).reshape(image))
     }
 
     /// Attention of all tokens with all, the text's first; without mask, so that padding takes part.

@@ -78,11 +78,17 @@ impl Stream {
         }
     }
 
+    /// Shifts, scales and gates, `[batch, 6 · hidden_size]`; of a stream that ends early one shift and scale.
+    ///
+    /// `c`: SiLU of the time's embedding, `[batch, hidden_size]`.
+    pub(super) fn modulation(&self, c: Tensor<2>) -> Tensor<2> {
+        self.adaLN_modulation.forward(c)
+    }
+
     /// Queries, keys and values, `[batch, tokens, 3 · hidden_size]`, and what the rest of the block needs.
     ///
-    /// `x`: `[batch, tokens, hidden_size]`, `c`: SiLU of the time's embedding, `[batch, hidden_size]`.
-    pub(super) fn before_attention(&self, x: Tensor<3>, c: Tensor<2>) -> (Tensor<3>, Option<After>) {
-        let modulation = self.adaLN_modulation.forward(c);
+    /// `x`: `[batch, tokens, hidden_size]`, `modulation`: as [`modulation`](Self::modulation) returns it.
+    pub(super) fn before_attention(&self, x: Tensor<3>, modulation: Tensor<2>) -> (Tensor<3>, Option<After>) {
         let (shift1, scale1, after) = match &self.mlp {
             Some(_) => {
                 let [shift1, scale1, gate1, shift2, scale2, gate2] = ops::chunk(modulation);

@@ -149,7 +149,9 @@ impl BackboneConfig for SiTConfig {
         // result in its unpacked layout.
         let qk_norm = if self.qk_norm { 7.0 * d } else { 0.0 };
         let per_block = 2.0 * d + 2.0 * d + 3.0 * d + 2.0 * d + 2.0 * m + d + qk_norm;
-        let saved = tokens * (depth * per_block + 3.0 * d + 2.0 * patch);
+        // Recomputed blocks keep their input, and the backward pass holds one of them whole.
+        let blocks = if ctx.recomputes { depth * d + per_block } else { depth * per_block };
+        let saved = tokens * (blocks + 3.0 * d + 2.0 * patch);
         Ok(BackboneSpec {
             grid,
             hidden_size: sizes.hidden_size,
@@ -165,6 +167,10 @@ impl BackboneConfig for SiTConfig {
     }
 
     fn accepts_interval(&self) -> bool {
+        true
+    }
+
+    fn can_recompute(&self) -> bool {
         true
     }
 
@@ -200,6 +206,7 @@ mod tests {
         input: [4, 32, 32],
         condition: ConditionSpec::Labels { num_classes: 1000 },
         has_interval: false,
+        recomputes: false,
     };
 
     #[test]

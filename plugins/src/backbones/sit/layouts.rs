@@ -94,7 +94,7 @@ mod tests {
         let sizes = SiTConfig { size: None, hidden_size: Some(12), depth: Some(2), ..Default::default() };
         let config = SiTConfig { num_heads: Some(3), patch_size: Some(2), time_reversed: true, ..sizes };
         let condition = ConditionSpec::Labels { num_classes: 5 };
-        let ctx = BackboneContext { input: [3, 6, 6], condition, has_interval: false };
+        let ctx = BackboneContext { input: [3, 6, 6], condition, has_interval: false, recomputes: false };
         let network = Slot::<BackboneKind>::new(config.build(&ctx, &ParamBuilder::new(&device, 1)).unwrap());
         let layout = find_layout("sit").unwrap();
         let map = (layout.key_map)(&LayoutContext { channels: 3, depth: 2, encoder_depth: None }).strip(&["ema."]);

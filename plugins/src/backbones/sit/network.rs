@@ -30,6 +30,7 @@ pub struct SiT {
     grid: PatchGrid,
     patch_size: usize,
     time_reversed: bool,
+    recomputes: bool,
 }
 
 /// The patch embedding lies under `x_embedder.proj`.
@@ -96,6 +97,7 @@ impl SiT {
             grid,
             patch_size,
             time_reversed: config.time_reversed,
+            recomputes: ctx.recomputes,
         }
     }
 
@@ -124,7 +126,11 @@ impl SiT {
         let mut x = self.x_embedder.proj.forward(input.x) + self.pos_embed.val();
         let mut taps = Vec::with_capacity(input.taps.len());
         for (n, block) in self.blocks.iter().take(depth).enumerate() {
-            x = block.forward(x, c.clone());
+            let modulation = block.adaLN_modulation.forward(c.clone());
+            x = match self.recomputes {
+                true => ops::recomputed(block, (x, modulation), |block, (x, modulation)| block.forward(x, modulation)),
+                false => block.forward(x, modulation),
+            };
             if input.taps.contains(&(n + 1)) {
                 taps.push(x.clone());
             }
@@ -165,9 +171,9 @@ impl Block {
         }
     }
 
-    /// `x`: `[batch, tokens, hidden_size]`, `c`: SiLU of the condition, `[batch, hidden_size]`.
-    fn forward(&self, x: Tensor<3>, c: Tensor<2>) -> Tensor<3> {
-        let [shift1, scale1, gate1, shift2, scale2, gate2] = ops::chunk(self.adaLN_modulation.forward(c));
+    /// `x`: `[batch, tokens, hidden_size]`, `modulation`: shifts, scales and gates, `[batch, 6 · hidden_size]`.
+    fn forward(&self, x: Tensor<3>, modulation: Tensor<2>) -> Tensor<3> {
+        let [shift1, scale1, gate1, shift2, scale2, gate2] = ops::chunk(modulation);
         let h = self.attn.forward(ops::modulated_layer_norm(x.clone(), shift1, scale1, EPS));
         let x = ops::gated_residual(x, gate1, h);
         let h = self.mlp.forward(ops::modulated_layer_norm(x.clone(), shift2, scale2, EPS));
@@ -225,6 +231,7 @@ mod tests {
         input: [3, 10, 14],
         condition: ConditionSpec::Labels { num_classes: 7 },
         has_interval: false,
+        recomputes: false,
     };
 
     fn slot(config: &SiTConfig, has_interval: bool) -> Slot<BackboneKind> {

@@ -1,0 +1,183 @@
+//! Our program, PyTorch eager and torch.compile in turn, in one run.
+
+use std::io::Write;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use realign::ops::{self, DeviceChoice};
+use serde_json::{Value, json};
+
+use super::Timing;
+use super::network::Sizes;
+use super::torch::TorchStep;
+use super::utilization;
+
+/// What every comparison is told.
+#[derive(Debug, Args)]
+pub struct ContestArgs {
+    /// Where both programs compute: `cpu`, `cuda` or `cuda:<index>`
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Rounds; each runs every program's steps in turn
+    #[arg(long, default_value_t = 6)]
+    rounds: usize,
+    /// Steps of each program per round; on a GPU their mean is one measurement
+    #[arg(long, default_value_t = 3)]
+    steps: usize,
+    /// Python with PyTorch
+    #[arg(long, default_value = "python3")]
+    python: String,
+    /// Leave torch.compile out
+    #[arg(long)]
+    no_compile: bool,
+    /// One line of JSON per size instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was timed.
+pub struct Contest<'a> {
+    args: &'a ContestArgs,
+    sizes: Sizes,
+    eager: TorchStep,
+    compiled: Option<TorchStep>,
+    /// Of our program, PyTorch eager and torch.compile.
+    times: [Timing; 3],
+    compile_problem: Option<String>,
+}
+
+impl ContestArgs {
+    /// The device.
+    ///
+    /// # Errors
+    /// It has no such name, or PyTorch has no such device.
+    pub fn device(&self) -> Result<DeviceChoice> {
+        let device = DeviceChoice::parse(&self.device).context("--device")?;
+        let is_shared = matches!(device, DeviceChoice::Cpu | DeviceChoice::Cuda(_));
+        ensure!(is_shared, "--device: `{}` is not PyTorch's too; allowed are cpu, cuda, cuda:<index>", self.device);
+        Ok(device)
+    }
+
+    /// Starts PyTorch; `more` are settings beside the sizes.
+    ///
+    /// # Errors
+    /// There is no such Python, or it has no PyTorch.
+    pub fn start(&self, sizes: Sizes, more: &Value) -> Result<Contest<'_>> {
+        let settings = |is_compiled: bool| {
+            let mut settings = json!({
+                "device": self.device, "compile": is_compiled, "precision": "f32", "count_flops": false, "num_steps": 0,
+            });
+            for (key, value) in more.as_object().into_iter().flatten() {
+                settings[key] = value.clone();
+            }
+            settings["count_flops"] = (settings["count_flops"] == true && !is_compiled).into();
+            settings
+        };
+        Ok(Contest {
+            args: self,
+            sizes,
+            eager: TorchStep::start(&self.python, &sizes, &settings(false))?,
+            compiled: match self.no_compile {
+                true => None,
+                false => Some(TorchStep::start(&self.python, &sizes, &settings(true))?),
+            },
+            times: Default::default(),
+            compile_problem: None,
+        })
+    }
+}
+
+impl Contest<'_> {
+    /// PyTorch eager.
+    pub fn eager(&self) -> &TorchStep {
+        &self.eager
+    }
+
+    /// Runs all programs in turn. `ours` is told how many steps to do, and whether to wait for each.
+    ///
+    /// # Errors
+    /// A program ends early.
+    pub fn run(&mut self, mut ours: impl FnMut(usize, bool) -> Result<Timing>) -> Result<()> {
+        let (count, waits_each) = (self.args.steps, self.args.device()? == DeviceChoice::Cpu);
+        for round in 0..=self.args.rounds {
+            let found = [
+                Some(ours(count, waits_each)?),
+                Some(self.eager.steps(count)?),
+                match self.compiled.as_mut().map(|torch| torch.steps(count)) {
+                    Some(Err(problem)) => {
+                        self.compile_problem = Some(format!("{problem:#}"));
+                        self.compiled = None;
+                        None
+                    }
+                    Some(Ok(timing)) => Some(timing),
+                    None => None,
+                },
+            ];
+            for (all, new) in self.times.iter_mut().zip(found) {
+                let Some(new) = new else { continue };
+                all.peak_bytes = new.peak_bytes;
+                // The first round warms caches and compiles.
+                if round > 0 {
+                    all.ms.extend(new.ms);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints what was found; `flops` are the operations that one step needs.
+    ///
+    /// # Errors
+    /// The output does not take it.
+    pub fn report(&self, title: &str, about: Value, flops: f64, out: &mut dyn Write) -> Result<()> {
+        let [ours, eager, compiled] = &self.times;
+        let programs = [("realign", ours), ("PyTorch eager", eager), ("torch.compile", compiled)];
+        let programs = programs.into_iter().filter(|(_, timing)| !timing.ms.is_empty());
+        let per_second = |timing: &Timing| self.sizes.batch as f64 * 1e3 / timing.min();
+        let device_name = self.eager.device_name.as_deref();
+        if self.args.json {
+            let mut line = about;
+            for (name, timing) in programs {
+                line[name] = json!({
+                    "min_ms": timing.min(), "median_ms": timing.median(), "images_per_s": per_second(timing),
+                    "flops_per_s": flops * 1e3 / timing.min(), "peak_bytes": timing.peak_bytes,
+                    "ratio": ours.min() / timing.min(), "memory_ratio": ours.peak_bytes / timing.peak_bytes,
+                });
+            }
+            line["flops"] = flops.into();
+            line["bf16_peak"] = device_name.and_then(utilization::bf16_peak).into();
+            line["device"] = device_name.unwrap_or("cpu").into();
+            line["torch"] = self.eager.version.as_str().into();
+            line["threads"] = ops::num_threads().into();
+            return Ok(writeln!(out, "{line}")?);
+        }
+        writeln!(
+            out,
+            "{title}, batch {}, {}, {} threads, PyTorch {}, {} measurements each",
+            self.sizes.batch,
+            device_name.unwrap_or("cpu"),
+            ops::num_threads(),
+            self.eager.version,
+            ours.ms.len()
+        )?;
+        writeln!(
+            out,
+            "  {:14} {:>9} {:>10} {:>9} {:>9} {:>7}",
+            "", "min ms", "median ms", "images/s", "peak MB", "ratio"
+        )?;
+        for (name, timing) in programs {
+            let (min, median, megabytes) = (timing.min(), timing.median(), timing.peak_bytes / 1e6);
+            let (speed, ratio) = (per_second(timing), ours.min() / min);
+            let utilization = utilization::describe(flops, min, device_name);
+            writeln!(
+                out,
+                "  {name:14} {min:9.1} {median:10.1} {speed:9.1} {megabytes:9.0} {ratio:7.3}  {utilization}"
+            )?;
+        }
+        writeln!(out, "  memory: {:.2} of PyTorch eager's", ours.peak_bytes / eager.peak_bytes)?;
+        if let Some(problem) = &self.compile_problem {
+            writeln!(out, "  torch.compile did not work: {problem}")?;
+        }
+        Ok(())
+    }
+}
