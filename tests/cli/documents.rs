@@ -79,6 +79,23 @@ fn documents() -> Vec<PathBuf> {
 }
 
 #[test]
+fn every_command_of_the_program_is_one_of_the_launcher() {
+    let launcher = fs::read_to_string(project().join("xtask/src/cli.rs")).unwrap();
+    let help = tree().run(&["--help"]).out;
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let mut num_commands = 0;
+    for command in listed.filter_map(|line| line.strip_prefix("  ")?.split(' ').next()) {
+        if command.is_empty() || command == "help" {
+            continue; // a longer text goes on, or the launcher has its own
+        }
+        assert!(launcher.contains(&format!("\n    \"{command}\",\n")), "`{command}` is not handed over");
+        assert!(launcher.contains(&format!("\n  {command} ")), "the launcher's help does not name `{command}`");
+        num_commands += 1;
+    }
+    assert!(num_commands > 15, "{help}");
+}
+
+#[test]
 fn every_command_in_the_documents_works() {
     let mut num_run = 0;
     for path in documents() {

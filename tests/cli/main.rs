@@ -8,6 +8,7 @@ mod exchange;
 mod generate;
 mod mistakes;
 mod pictures;
+mod profile;
 mod program;
 mod reproduce;
 mod run_folders;

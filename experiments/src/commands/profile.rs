@@ -54,7 +54,7 @@ impl Profile {
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
         let (layered, job) = self.recipe.job()?;
         if let Job::Diffusion(plan) = &job {
-            check_device(&layered, &plan.recipe.device)?;
+            check_device(&layered, &plan.recipe.device, plan.recipe.precision)?;
         }
         let device = device_of(&job)?;
         let measured = self.measure(&job, &device)?;

@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn too_much_memory_is_refused_with_the_numbers() {
         let device = crate::ops::open(crate::ops::DeviceChoice::Cpu).unwrap();
-        let result = crate::ops::guard(|| Ok(burn::tensor::Tensor::<1>::zeros([1 << 50], &device)));
+        let result = crate::ops::guard(|| Ok(burn::tensor::Tensor::<1>::zeros([1_usize << 50], &device)));
         let message = result.unwrap_err().to_string();
         assert!(message.contains("out of memory: 4503599.63 GB were asked for"), "{message}");
     }

@@ -141,7 +141,7 @@ fn peaks(plan: &Plan, sizes: [usize; 2]) -> Result<[(usize, u64); 2]> {
         trainer.step(plan)?.read()
     };
     step(sizes[0])?; // makes the values of parameters, which a step does once
-    let mut peak = |samples| {
+    let mut peak = |samples| -> Result<(usize, u64)> {
         recorder.restart()?;
         step(samples)?;
         Ok((samples, recorder.memory()?[1]))
