@@ -61,8 +61,9 @@ impl ContestArgs {
     /// Starts PyTorch; `more` are settings beside the sizes.
     ///
     /// # Errors
-    /// There is no such Python, or it has no PyTorch.
+    /// The device has no such name, there is no such Python, or it has no PyTorch.
     pub fn start(&self, sizes: Sizes, more: &Value) -> Result<Contest<'_>> {
+        self.device()?; // a wrong name is answered before PyTorch starts
         let settings = |is_compiled: bool| {
             let mut settings = json!({
                 "device": self.device, "compile": is_compiled, "precision": "f32", "count_flops": false, "num_steps": 0,
