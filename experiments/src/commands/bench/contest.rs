@@ -4,7 +4,8 @@ use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use realign::ops::{self, DeviceChoice};
+use realign::burn::tensor::Device;
+use realign::ops::{self, DeviceChoice, Precision};
 use serde_json::{Value, json};
 
 use super::Timing;
@@ -18,6 +19,9 @@ pub struct ContestArgs {
     /// Where both programs compute: `cpu`, `cuda` or `cuda:<index>`
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// Arithmetic of both programs: `f32`, `tf32` or `bf16`
+    #[arg(long, default_value = "f32")]
+    precision: String,
     /// Rounds; each runs every program's steps in turn
     #[arg(long, default_value_t = 6)]
     rounds: usize,
@@ -58,6 +62,17 @@ impl ContestArgs {
         Ok(device)
     }
 
+    /// The arithmetic.
+    ///
+    /// # Errors
+    /// It has no such name, or the device does not have it.
+    pub fn precision(&self, device: &Device) -> Result<Precision> {
+        let precision: Precision = serde_json::from_value(self.precision.as_str().into())
+            .with_context(|| format!("--precision: unknown `{}`; allowed are f32, tf32, bf16", self.precision))?;
+        precision.check(device)?;
+        Ok(precision)
+    }
+
     /// Starts PyTorch; `more` are settings beside the sizes.
     ///
     /// # Errors
@@ -66,7 +81,7 @@ impl ContestArgs {
         self.device()?; // a wrong name is answered before PyTorch starts
         let settings = |is_compiled: bool| {
             let mut settings = json!({
-                "device": self.device, "compile": is_compiled, "precision": "f32", "count_flops": false, "num_steps": 0,
+                "device": self.device, "compile": is_compiled, "precision": self.precision, "count_flops": false, "num_steps": 0,
             });
             for (key, value) in more.as_object().into_iter().flatten() {
                 settings[key] = value.clone();

@@ -102,12 +102,18 @@ impl OurStep {
         &self.network
     }
 
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Runs steps and returns their times, and the peak memory so far.
     ///
     /// # Errors
     /// A part refuses the batch.
     pub fn steps(&mut self, count: usize, waits_each: bool) -> Result<Timing> {
-        timed(count, waits_each, || self.advance())
+        let device = self.device.clone();
+        timed(count, waits_each, &device, || self.advance())
     }
 
     /// One step; its loss.
@@ -126,7 +132,12 @@ impl OurStep {
 ///
 /// # Errors
 /// Those of `work`.
-pub fn timed(count: usize, waits_each: bool, mut work: impl FnMut() -> Result<Tensor<1>>) -> Result<Timing> {
+pub fn timed(
+    count: usize,
+    waits_each: bool,
+    device: &Device,
+    mut work: impl FnMut() -> Result<Tensor<1>>,
+) -> Result<Timing> {
     let (mut timing, mut begin, mut last) = (Timing::default(), Instant::now(), None);
     let mut wait = |begin: &mut Instant, last: Tensor<1>, pieces: usize| {
         to_host(last);
@@ -143,7 +154,7 @@ pub fn timed(count: usize, waits_each: bool, mut work: impl FnMut() -> Result<Te
     if let Some(last) = last {
         wait(&mut begin, last, count);
     }
-    timing.peak_bytes = peak_bytes();
+    timing.peak_bytes = ops::peak_memory(device).map_or(f64::NAN, |bytes| bytes as f64);
     Ok(timing)
 }
 

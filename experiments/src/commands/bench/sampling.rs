@@ -47,6 +47,7 @@ impl SampleArgs {
         let sizes = Sizes { batch: self.batch.unwrap_or(published.batch), ..published };
         let mut contest = self.contest.start(sizes, &json!({"task": "sample", "num_steps": self.num_steps}))?;
         let device = ops::open(self.contest.device()?)?;
+        let precision = self.contest.precision(&device)?;
         let network = Network::new(&sizes, &device.clone().autodiff())?;
         let (here, there) = (num_params(&network), contest.eager().num_params);
         ensure!(here == there, "the networks differ: {here} trainable parameters here, {there} in PyTorch");
@@ -72,7 +73,7 @@ impl SampleArgs {
             })?;
             Ok(samples.narrow(0, 0, 1).sum())
         };
-        contest.run(|count, waits_each| timed(count, waits_each, draw))?;
+        contest.run(|count, waits_each| precision.scope(|| timed(count, waits_each, &device, draw)))?;
         let title = format!("{} steps of the reverse SDE, size {size:?}", self.num_steps);
         let about = json!({"size": format!("{size:?}"), "num_steps": self.num_steps, "batch": sizes.batch});
         contest.report(&title, about, network.forward_flops * (self.num_steps * sizes.batch) as f64, out)

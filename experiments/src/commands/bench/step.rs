@@ -72,10 +72,11 @@ impl StepArgs {
         };
         let mut contest = self.contest.start(sizes, &json!({"task": "train", "count_flops": self.count_flops}))?;
         let mut ours = OurStep::new(&sizes, self.contest.device()?)?;
+        let precision = self.contest.precision(ours.device())?;
         let (here, there) = (num_params(ours.network()), contest.eager().num_params);
         ensure!(here == there, "the networks differ: {here} trainable parameters here, {there} in PyTorch");
         let flops = ours.network().flops_per_sample * sizes.batch as f64;
-        contest.run(|count, waits_each| ours.steps(count, waits_each))?;
+        contest.run(|count, waits_each| precision.scope(|| ours.steps(count, waits_each)))?;
         let title = format!("{:?}, {:?}, {:?} projector, size {size:?}", self.backbone, self.objective, self.projector);
         let about = json!({
             "size": format!("{size:?}"), "backbone": self.backbone, "objective": self.objective,
