@@ -29,6 +29,7 @@ struct Frame {
   Clock::time_point start;
   double children_s;
   bool waits;
+  bool is_inner;  // inside an operation of libtorch
 };
 
 struct Recording : c10::MemoryReportingInfoBase {
@@ -52,6 +53,7 @@ struct Recording : c10::MemoryReportingInfoBase {
   c10::Device device;
   int phase = 0;
   std::vector<Frame> frames;
+  bool is_after_reshape = false;  // the operation before this one
   std::unordered_map<std::string, std::array<OpTime, NUM_PHASES>> ops;
   std::map<std::string, int64_t> waits;
   std::unordered_map<void*, int64_t> blocks;
@@ -77,11 +79,16 @@ bool is_cpu_tensor(const c10::IValue& value) { return value.isTensor() && value.
 
 // Why the host waits for the device inside this operation; null where it does not.
 //
-// On a CPU nothing waits, but the calls that would are told by what burn asks for: it reads a tensor through a `to` of
-// the flat tensor's own type, and fills one through a `to` of device and layout.
-const char* wait_of(const at::RecordFunction& op, const Recording& recording) {
+// On a CPU nothing waits, but the calls that would are told by what burn asks for: it reads a tensor through a `reshape`
+// and a `to` of the flat tensor's own type, and fills one through a `to` that names a device alone. What libtorch's kernels
+// for the CPU do inside says nothing: AdamW reads its step there, and not on CUDA.
+const char* wait_of(const at::RecordFunction& op, const Recording& recording, bool is_inner) {
   const std::string_view name = op.name();
-  for (const char* known : {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal",
+  if (recording.device.is_cpu()) {
+    if (is_inner) return nullptr;
+    if (name == "aten::item" || name == "aten::is_nonzero") return "aten::_local_scalar_dense";
+  }
+  for (const char* known : {"aten::_local_scalar_dense", "aten::nonzero", "aten::argwhere", "aten::masked_select", "aten::equal",
                             "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive"})
     if (name == known) return known;
   const auto inputs = op.inputs();
@@ -90,22 +97,23 @@ const char* wait_of(const at::RecordFunction& op, const Recording& recording) {
     if (to_cpu == from_cpu || (inputs[2].isBool() && inputs[2].toBool())) return nullptr;
     return to_cpu ? "read" : "upload";
   }
-  if (name != "aten::to" || !recording.device.is_cpu() || inputs.empty() || !is_cpu_tensor(inputs[0])) return nullptr;
-  const std::string_view overload = op.overload_name();
-  if (overload == "dtype_layout") return "upload";
+  const bool is_to = name == "aten::to" && std::string_view(op.overload_name()) == "dtype_layout";
+  if (!is_to || !recording.device.is_cpu() || inputs.size() < 2 || !is_cpu_tensor(inputs[0])) return nullptr;
+  if (inputs[1].isNone()) return "upload";
   const at::Tensor& tensor = inputs[0].toTensor();
-  const bool is_read = overload == "dtype" && inputs.size() > 1 && tensor.dim() == 1 &&
-                       inputs[1].isInt() && inputs[1].toInt() == static_cast<int64_t>(tensor.scalar_type());
-  return is_read ? "read" : nullptr;
+  const bool is_own_type = inputs[1].isInt() && inputs[1].toInt() == static_cast<int64_t>(tensor.scalar_type());
+  return recording.is_after_reshape && tensor.dim() == 1 && is_own_type ? "read" : nullptr;
 }
 
 std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& op) {
   if (!open) return nullptr;
   Recording& recording = *open->recording;
   const bool is_inside = !recording.frames.empty() && recording.frames.back().waits;
-  const char* wait = is_inside ? nullptr : wait_of(op, recording);
+  const bool is_inner = !recording.frames.empty() && recording.frames.back().is_inner;
+  const char* wait = is_inside ? nullptr : wait_of(op, recording, is_inner);
   if (wait) recording.waits[wait]++;
-  recording.frames.push_back({Clock::now(), 0, is_inside || wait});
+  const bool is_ours = std::string_view(op.name()).substr(0, 9) == "realign::";
+  recording.frames.push_back({Clock::now(), 0, is_inside || wait, is_inner || !is_ours});
   return nullptr;
 }
 
@@ -119,6 +127,7 @@ void end(const at::RecordFunction& op, at::ObserverContext*) {
   recording.frames.pop_back();
   const double total_s = std::chrono::duration<double>(Clock::now() - frame.start).count();
   if (!recording.frames.empty()) recording.frames.back().children_s += total_s;
+  if (recording.frames.empty()) recording.is_after_reshape = std::string_view(op.name()) == "aten::reshape";
   OpTime& time = recording.ops[op.name()][recording.phase];
   time.calls++;
   time.total_s += total_s;
