@@ -44,6 +44,9 @@ const SMALL: [&str; 18] = [
 ];
 /// Added to every parameter: gates that start at zero would hide what lies behind them.
 const SHAKE: f32 = 0.02;
+/// Most that bf16 changes all gradients together: an operand loses 2⁻⁹ (2e-3) of its value at most, and the networks here were
+/// measured to lose 1.5e-3 to 1.7e-3 of their gradients.
+const MOST: f64 = 3.5e-3;
 
 fn plan(desk: &Desk, recipe: &str, more: &[&str]) -> anyhow::Result<(Layered, Plan)> {
     let sets: Vec<String> = SMALL.iter().chain(more).map(ToString::to_string).collect();
@@ -108,21 +111,15 @@ fn relative_error<'a>(pairs: impl Iterator<Item = (&'a [f32], &'a [f32])>) -> f6
     (gap / size).sqrt()
 }
 
-/// Operands lose 2⁻⁹ of their value at most; the error grows with the products that follow one another in a network. The
-/// bounds are twice what was measured.
 #[test]
 fn gradients_in_bf16_are_near_those_in_f32_for_every_method() {
     if !has_libtorch() {
         return;
     }
     let jit = ["backbone.context_start=1", "backbone.bottleneck_size=24"];
-    let methods: [(&str, &[&str], f64); 4] = [
-        ("sit-irepa", &[], 0.01),
-        ("jit-irepa", &jit, 0.01),
-        ("mmdit-irepa", &[], 0.01),
-        ("meanflow-irepa", &[], 0.01),
-    ];
-    for (recipe, more, bound) in methods {
+    let methods: [(&str, &[&str]); 4] =
+        [("sit-irepa", &[]), ("jit-irepa", &jit), ("mmdit-irepa", &[]), ("meanflow-irepa", &[])];
+    for (recipe, more) in methods {
         let desk = Desk::new();
         let (trainer, batch) = shaken(&plan(&desk, recipe, more).unwrap().1);
         let (loss, exact) = differentiate(&trainer, &batch, None);
@@ -134,7 +131,7 @@ fn gradients_in_bf16_are_near_those_in_f32_for_every_method() {
             writeln!(stdout(), "{recipe} in {}: {error:.2e}, loss {found_loss} for {loss}", policy.name()).unwrap();
             match is_equal {
                 true => assert!(found == exact && found_loss == loss, "{recipe}"),
-                false => assert!(error > 1e-4 && error < bound, "{recipe}: {error}"),
+                false => assert!(error > 1e-4 && error < MOST, "{recipe}: {error}"),
             }
         }
     }
