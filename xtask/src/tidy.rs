@@ -122,7 +122,7 @@ fn paths(line: &str) -> impl Iterator<Item = &str> {
 
 /// What begins the tests of a file: the module at its foot, or the mark of a file that is tests alone.
 fn is_test(line: &str) -> bool {
-    line.starts_with("#[cfg(test)]") || line.starts_with("#![cfg(test)]")
+    ["#[cfg(test)]", "#![cfg(test)]", "#[cfg(all(test, "].iter().any(|mark| line.starts_with(mark))
 }
 
 #[cfg(test)]
@@ -142,7 +142,10 @@ mod tests {
         assert_eq!(check_rust(bare, Path::new("framework/src/a.rs")).len(), 1);
         assert!(check_rust(bare, Path::new("tests/a.rs")).is_empty());
         let proven = "// b was filled above\nlet a = b.unwrap();\n#[cfg(test)]\nmod tests { a.unwrap(); }\n";
-        assert!(check_rust(proven, Path::new("framework/src/a.rs")).is_empty());
+        let on_a_backend = proven.replace("#[cfg(test)]", "#[cfg(all(test, feature = \"x\"))]");
+        for text in [proven, &on_a_backend] {
+            assert!(check_rust(text, Path::new("framework/src/a.rs")).is_empty());
+        }
     }
 
     #[test]

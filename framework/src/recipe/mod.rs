@@ -26,6 +26,7 @@ mod plan;
 mod profiles;
 mod program;
 mod resolved;
+mod sample_section;
 mod schema;
 mod settings;
 mod singular;
@@ -41,8 +42,8 @@ pub use micro_batch_size::MicroBatchSize;
 pub use missing::Missing;
 pub use plan::Plan;
 pub use program::{Job, ProgramPlan, ProgramRecipe};
+pub use sample_section::{LabelSampling, SampleSection};
 pub use schema::{
-    AlignmentTerm, Decayed, EmaSection, EmaWarmup, LabelSampling, LoaderSection, Recipe, SampleSection,
-    ScheduleSection, ScheduleShape, TrainSection,
+    AlignmentTerm, Decayed, EmaSection, EmaWarmup, LoaderSection, Recipe, ScheduleSection, ScheduleShape, TrainSection,
 };
 pub use settings::Settings;
