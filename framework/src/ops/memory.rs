@@ -1,7 +1,9 @@
 //! Memory of the device: the most that was used, and what is left.
 
 use anyhow::{Result, bail};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
+#[cfg(feature = "tch")]
+use burn::tensor::Tensor;
 
 /// Most bytes that were in use so far: of the whole program on a CPU, of libtorch's tensors and its reserve on CUDA.
 /// Nothing where the system does not tell.

@@ -40,6 +40,7 @@ pub(super) fn explain(message: &str) -> Option<String> {
     says("invalid device ordinal").then(|| "there is no GPU with this index; `nvidia-smi -L` lists them".into())
 }
 
+#[cfg(any(test, feature = "tch"))]
 /// What is known of CUDA on this machine. Versions are CUDA's numbers: 13000 is 13.0.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct CudaFacts {
@@ -53,6 +54,7 @@ pub(super) struct CudaFacts {
     pub num_devices: usize,
 }
 
+#[cfg(any(test, feature = "tch"))]
 impl CudaFacts {
     /// What keeps this program from `cuda:index`, with the command that fixes it; nothing where nothing does.
     pub fn problem(&self, index: usize) -> Option<String> {
@@ -79,6 +81,7 @@ impl CudaFacts {
     }
 }
 
+#[cfg(any(test, feature = "tch"))]
 fn unloaded(reason: &str) -> String {
     let fix = "get one with `cargo xtask libtorch --cuda`, or use `device: cpu`";
     match between(reason, "", ": cannot open shared object file") {

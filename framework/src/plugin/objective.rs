@@ -184,7 +184,7 @@ pub trait ObjectiveConfig: Described + Debug + Send + Sync {
         false
     }
 
-    /// Whether it differentiates the backbone by its input ([`ops::jvp`](crate::ops::jvp)).
+    /// Whether it differentiates the backbone by its input ([`ops::jvp`]).
     fn takes_derivative(&self) -> bool {
         false
     }
