@@ -45,8 +45,6 @@ pub struct Tolerance {
     pub atol: f64,
     /// Gradients: `max |a − b| <= rel_to_max · max |b| + 1e-6`, per tensor.
     pub rel_to_max: f64,
-    /// Whether isolated elements of gradients may be off, since the reference is not smooth.
-    pub has_kinks: bool,
     /// Levels that a byte of a resampled picture may be off.
     pub crop_atol: f64,
 }
@@ -128,7 +126,6 @@ impl Tolerance {
             rtol: number("forward", "rtol", 1e-4),
             atol: number("forward", "atol", 1e-5),
             rel_to_max: number("grad", "rel_to_max", 1e-3),
-            has_kinks: json["grad"]["note"].as_str().is_some_and(|note| note.contains("kinks")),
             crop_atol: number("forward", "crop_atol", 1.0),
         }
     }

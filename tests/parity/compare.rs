@@ -8,9 +8,6 @@ use std::collections::BTreeSet;
 
 /// Absolute part of the gradients' tolerance.
 const GRADIENT_FLOOR: f64 = 1e-6;
-/// How far a gradient may be off where the reference has kinks, as a share of its tensor's largest. Rounding decides on
-/// which side of zero a value before an activation lies; that moves the gradients of the one channel it belongs to.
-const KINK: f64 = 0.05;
 
 /// Everything that was compared in one case on one backend.
 ///
@@ -25,8 +22,6 @@ pub struct Comparison {
     pub gradient: Option<f64>,
     /// The first disagreement.
     pub failure: Option<String>,
-    /// Elements of gradients that are off because of a kink.
-    pub num_at_kinks: usize,
     seen: BTreeSet<String>,
 }
 
@@ -122,16 +117,8 @@ impl Comparison {
         let tolerance = case.tolerance.rel_to_max;
         let largest = expected.iter().fold(0.0, |largest: f64, b| largest.max(b.abs()));
         let allowed = tolerance * largest + GRADIENT_FLOOR;
-        let mut shares: Vec<f64> =
-            found.iter().zip(expected).map(|(a, b)| share((f64::from(*a) - b).abs(), allowed)).collect();
-        if case.tolerance.has_kinks {
-            let channels = case.recorded(name)?.shape.first().copied().unwrap_or(1);
-            let off = isolated(&shares, channels, KINK * largest / allowed);
-            self.num_at_kinks += off.len();
-            off.into_iter().for_each(|at| shares[at] = 0.0);
-        }
-        let (at, worst) =
-            shares.into_iter().enumerate().fold((0, 0.0), |best, next| if next.1 > best.1 { next } else { best });
+        let shares = found.iter().zip(expected).map(|(a, b)| share((f64::from(*a) - b).abs(), allowed));
+        let (at, worst) = shares.enumerate().fold((0, 0.0), |best, next| if next.1 > best.1 { next } else { best });
         self.gradient = Some(self.gradient.unwrap_or(0.0).max(worst * tolerance));
         if worst > 1.0 {
             self.fail(format!("`{name}` element {at} is {:e}, recorded {:e}", found[at], expected[at]));
@@ -158,15 +145,6 @@ pub fn widen(values: Vec<f32>) -> Vec<f64> {
     values.into_iter().map(f64::from).collect()
 }
 
-/// Elements that are off, where all of them belong to one output channel and none is off by more than `most`; else none.
-fn isolated(shares: &[f64], channels: usize, most: f64) -> Vec<usize> {
-    let size = (shares.len() / channels.max(1)).max(1);
-    let off: Vec<usize> = (0..shares.len()).filter(|at| shares[*at] > 1.0).collect();
-    let is_one_channel = off.iter().all(|at| at / size == off[0] / size);
-    let is_small = off.iter().all(|at| shares[*at] <= most);
-    if is_one_channel && is_small { off } else { vec![] }
-}
-
 /// The used share of what is allowed; above 1 is a disagreement, and so is whatever is no number.
 fn share(gap: f64, allowed: f64) -> f64 {
     match gap {
@@ -174,11 +152,4 @@ fn share(gap: f64, allowed: f64) -> f64 {
         gap if gap.is_finite() => gap / allowed.max(f64::MIN_POSITIVE),
         _ => f64::INFINITY,
     }
-}
-
-#[test]
-fn only_a_single_channel_may_be_off_and_only_by_a_little() {
-    assert_eq!(isolated(&[0.5, 3.0, 2.0, 0.1, 0.9, 1.0], 2, 4.0), [1, 2]);
-    assert!(isolated(&[0.5, 3.0, 5.0, 0.1, 0.9, 1.0], 2, 4.0).is_empty());
-    assert!(isolated(&[0.5, 3.0, 2.0, 1.1, 0.9, 1.0], 2, 4.0).is_empty());
 }
