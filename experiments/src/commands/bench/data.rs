@@ -19,7 +19,7 @@ use super::Timing;
 use super::network::plugin;
 use super::torch::TorchStep;
 
-const SCRIPT: &str = include_str!("torch_data.py");
+const SCRIPT: &str = concat!(include_str!("torch_serve.py"), include_str!("torch_data.py"));
 const SIDE: usize = 256;
 const NETWORK_SIDE: usize = 224; // of DINOv2
 /// Widths and heights, as ImageNet has them.

@@ -17,7 +17,7 @@ use super::Timing;
 use super::ours::peak_bytes;
 use super::torch::TorchStep;
 
-const SCRIPT: &str = include_str!("encoder_features.py");
+const SCRIPT: &str = concat!(include_str!("torch_serve.py"), include_str!("encoder_features.py"));
 const SIDE: usize = 256;
 
 /// Features of DINOv2-B here and in PyTorch, from pictures of 256 pixels

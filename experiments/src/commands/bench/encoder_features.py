@@ -1,11 +1,7 @@
-"""The features that `realign bench encoder` is compared with: DINOv2-B on pictures of 256 pixels, in PyTorch eager.
-
-Reads lines from stdin: `<count>` encodes the batch that often and answers with the milliseconds; an empty line ends.
+"""The features that `realign bench encoder` is compared with: DINOv2-B on pictures of 256 pixels, in PyTorch eager. A step encodes the batch.
 """
 import json
-import resource
 import sys
-import time
 
 import torch
 import torch.nn as nn
@@ -61,19 +57,12 @@ def main():
     pictures = torch.randint(0, 256, (settings["batch"], 3, 256, 256)).float()
 
     def step():
-        begin = time.perf_counter()
         with torch.inference_mode():
             model(pictures)
-        return (time.perf_counter() - begin) * 1e3
 
     num_params = sum(p.numel() for p in model.parameters())
-    print(json.dumps({"version": torch.__version__, "num_params": num_params}), flush=True)
-    for line in sys.stdin:
-        if not line.strip():
-            break
-        times = [step() for _ in range(int(line))]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"ms": times, "peak_bytes": peak}), flush=True)
+    about = {"version": torch.__version__, "num_params": num_params}
+    serve(about, lambda count: [time_of(step) for _ in range(count)])
 
 
 main()

@@ -10,7 +10,7 @@ use tempfile::TempPath;
 use super::Timing;
 use super::network::Sizes;
 
-const SCRIPT: &str = include_str!("torch_step.py");
+const SCRIPT: &str = concat!(include_str!("torch_serve.py"), include_str!("torch_step.py"));
 
 /// A running PyTorch that steps when asked.
 pub struct TorchStep {

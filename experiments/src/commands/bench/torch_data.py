@@ -1,12 +1,8 @@
-"""What `realign bench data` is compared with: a DataLoader over JPEG files with ADM's center crop, and DINOv2's preprocessing.
-
-Reads lines from stdin: `<count>` prepares that many batches and answers with their milliseconds; an empty line ends.
+"""What `realign bench data` is compared with: a DataLoader over JPEG files with ADM's center crop, and DINOv2's preprocessing. A step is a batch.
 """
 import json
 import os
-import resource
 import sys
-import time
 
 import numpy as np
 import torch
@@ -82,19 +78,11 @@ def main():
     task = {"load": Loader, "preprocess": Preprocessing}[settings["task"]](settings["size"], settings)
 
     def step():
-        begin = time.perf_counter()
         with torch.inference_mode():
             task()
-        return (time.perf_counter() - begin) * 1e3
 
     version = f"{torch.__version__}, torchvision {torchvision.__version__}, Pillow {Image.__version__}"
-    print(json.dumps({"version": version, "num_params": 0}), flush=True)
-    for line in sys.stdin:
-        if not line.strip():
-            break
-        times = [step() for _ in range(int(line))]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"ms": times, "peak_bytes": peak}), flush=True)
+    serve({"version": version, "num_params": 0}, lambda count: [time_of(step) for _ in range(count)])
 
 
 main()

@@ -1,13 +1,9 @@
 """What `realign bench step` and `bench sample` are compared with: a step of SiT or JiT with projector, clip, AdamW and
 EMA, and sampling.
-
-Reads lines from stdin: `<count>` runs that many steps and answers with their milliseconds; an empty line ends.
 """
 import json
 import math
-import resource
 import sys
-import time
 
 import torch
 import torch.nn as nn
@@ -250,30 +246,23 @@ def main():
         if size["count_flops"]:
             about["flops"] = count_flops(differentiate)
 
-    def timed(count):
+    def synchronize():
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def finished(count):
+        for _ in range(count):
+            step()
+        synchronize()
+
+    def times(count):
         """Milliseconds of each step; on a GPU, which works behind the program, their mean."""
         if device.type != "cuda":
             return [time_of(step) for _ in range(count)]
-        return [time_of(lambda: [step() for _ in range(count)] and None) / count]
+        synchronize()
+        return [time_of(lambda: finished(count)) / count]
 
-    def time_of(work):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - begin) * 1e3
-
-    print(json.dumps(about), flush=True)
-    for line in sys.stdin:
-        if not line.strip():
-            break
-        times = timed(int(line))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        if device.type == "cuda":
-            peak = torch.cuda.max_memory_reserved(device)
-        print(json.dumps({"ms": times, "peak_bytes": peak}), flush=True)
+    serve(about, times, (lambda: torch.cuda.max_memory_reserved(device)) if device.type == "cuda" else None)
 
 
 main()
