@@ -23,6 +23,22 @@ rows:
   - {label: REPA, arm: REPA, paper: '20.5'}
   - {label: iREPA, arm: iREPA, paper: '10.5'}
 ";
+/// Three encoders, with a correlation that is measured and one that is not.
+const FIGURE: &str = "
+title: Three encoders
+source: a test
+metrics: [fid]
+arms: {REPA: sit-repa.yaml}
+sample: {cfg_scale: 1.0}
+pictures: 2
+rows:
+  - {label: HOG, arm: REPA, encoder: {type: hog}, everywhere: true}
+  - {label: HOG-32, arm: REPA, encoder: {type: hog, channels: 32}, everywhere: true}
+  - {label: SIFT, arm: REPA, encoder: {type: sift}, everywhere: true}
+correlations:
+  - {x: lds, y: fid, paper: '|r| = 0.852'}
+  - {x: linear_probe, y: fid, paper: '|r| = 0.260'}
+";
 const SETS: [&str; 10] = [
     "train.global_batch_size=4",
     "train.micro_batch_size=4",
@@ -38,19 +54,19 @@ const SETS: [&str; 10] = [
 
 fn desk() -> Desk {
     let desk = Desk::new();
-    desk.write("two.yaml", TABLE);
+    desk.write("table.yaml", TABLE);
     desk
 }
 
 fn args<'a>(steps: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let sets = SETS.iter().flat_map(|set| ["--set", set]);
-    ["reproduce", "two.yaml", "--set", steps].into_iter().chain(sets).chain(more.iter().copied()).collect()
+    ["reproduce", "table.yaml", "--set", steps].into_iter().chain(sets).chain(more.iter().copied()).collect()
 }
 
 /// The run folders and results of the table, as the program names them.
 fn results(desk: &Desk, steps: &str, seeds: u64) -> Vec<Assessment> {
     let tables = Tables::read().unwrap();
-    let (_, table) = tables.table(desk.path("two.yaml").to_str().unwrap()).unwrap();
+    let (_, table) = tables.table(desk.path("table.yaml").to_str().unwrap()).unwrap();
     let sets: Vec<String> = [steps].iter().chain(&SETS).map(|set| set.to_string()).collect();
     let (settings, recipes, runs) = (Settings::default(), desk.path("recipes"), desk.path("runs/reproduce"));
     let scale = Scale {
@@ -100,7 +116,7 @@ fn evaluated(desk: &Desk, steps: &str, seeds: u64, values: &[f64]) {
 }
 
 fn report(desk: &Desk, ending: &str) -> String {
-    fs::read_to_string(desk.path("runs/reproduce/two-demo").join(ending)).unwrap()
+    fs::read_to_string(desk.path("runs/reproduce/table-demo").join(ending)).unwrap()
 }
 
 /// How often each run was trained: the lines with which a child began.
@@ -156,6 +172,29 @@ fn a_table_is_run_once_and_reported_beside_the_paper() {
     assert!(fs::read_to_string(desk.path("curves.svg")).unwrap().contains("sit-irepa-demo"));
     desk.run(&["plot", "runs/reproduce", "--metric", "train/los"]).assert_refused(&["did you mean `train/loss`?"]);
     desk.run(&["plot", "recipes"]).assert_refused(&["`recipes`", "metrics.jsonl"]);
+}
+
+#[test]
+fn a_figure_measures_its_encoders_and_draws_their_correlation() {
+    let (desk, steps) = (Desk::new(), "train.steps=2");
+    desk.write("table.yaml", FIGURE);
+    evaluated(&desk, steps, 1, &[9.0, 8.0, 4.0]);
+    desk.run(&args(steps, &[])).assert_done();
+    let report_text = report(&desk, "report.md");
+    let line = |name: &str| report_text.lines().find(|line| line.starts_with(&format!("| {name} |"))).unwrap();
+    assert!(line("lds").contains("| r = ") && line("lds").ends_with("| 3 |"), "{report_text}");
+    assert!(line("linear_probe").ends_with("| – | 0 |"), "{report_text}");
+    assert!(desk.path("runs/reproduce/table-demo/correlations.png").is_file());
+    let csv = report(&desk, "encoders.csv");
+    assert!(csv.starts_with("encoder,fd_shapes_net,lds\n") && csv.contains("SIFT,4,"), "{csv}");
+    let answer = desk.run(&["correlate", "runs/reproduce/table-demo/encoders.csv", "--y", "fd_shapes_net"]);
+    answer.assert_done();
+    assert!(answer.out.contains("lds"), "{}", answer.out);
+    // What is known is not measured again.
+    let known = report(&desk, "structure.json");
+    desk.write("runs/reproduce/table-demo/structure.json", known.replacen("\"lds\": ", "\"lds\": 7", 1));
+    desk.run(&args(steps, &[])).assert_done();
+    assert!(report(&desk, "encoders.csv").contains("HOG,9,7"), "{}", report(&desk, "encoders.csv"));
 }
 
 #[test]

@@ -66,52 +66,67 @@ impl Structure {
     /// # Errors
     /// An encoder cannot be built, a picture cannot be read, or the disk refuses.
     pub fn complete(table: &PaperTable, entries: &[Entry], settings: &[Vec<Setting>], file: &Path) -> Result<Self> {
-        let wanted = SpatialMetric::all().into_iter().filter(|metric| table.correlates(metric.name()));
-        let wanted: Vec<SpatialMetric> = wanted.collect();
+        let mut wanted: Vec<SpatialMetric> = SpatialMetric::all().into();
+        wanted.retain(|metric| table.correlates(metric.name()));
         let mut structure = Self::read(file);
-        if wanted.is_empty() {
-            return Ok(structure);
-        }
-        let mut source: Option<Source> = None;
+        let first = settings.iter().flatten().next();
+        let Some(first) = first.filter(|_| !wanted.is_empty()) else { return Ok(structure) };
+        let dataset = first.plan.recipe.data.open(&first.plan.dataset_context()).context("data")?;
+        let source = Source::evenly(dataset.into(), PICTURES)?;
+        wanted.retain(|metric| source.has_masks || !metric.needs_mask());
         for (entry, settings) in entries.iter().zip(settings) {
-            let Some((setting, term)) = settings.first().and_then(|s| Some((s, s.plan.recipe.alignment.first()?)))
-            else {
-                continue;
-            };
-            let (Some(encoder), recipe) = (term.encoders.first(), &setting.plan.recipe) else { continue };
-            let source = match &mut source {
-                Some(source) => source,
-                empty => {
-                    let dataset = recipe.data.open(&setting.plan.dataset_context()).context("data")?;
-                    empty.insert(Source::evenly(dataset.into(), PICTURES)?)
-                }
-            };
-            let metrics: Vec<SpatialMetric> =
-                wanted.iter().filter(|metric| source.has_masks || !metric.needs_mask()).copied().collect();
-            let grid = setting.plan.backbone.grid;
-            let subject = Measurement {
-                encoder: serde_json::to_value(encoder).context("cannot write an encoder's settings")?,
-                data: serde_json::to_value(&recipe.data).context("cannot write the data's settings")?,
-                image_size: recipe.image_size,
-                seed: recipe.seed,
-                grid: [grid.rows, grid.columns],
-                metrics: metrics.iter().map(|metric| metric.name().to_string()).collect(),
-            };
+            let Some(setting) = settings.first() else { continue };
+            let Some(subject) = Measurement::of(setting, &wanted)? else { continue };
             if structure.0.get(&entry.label).is_some_and(|known| known.subject == subject) {
                 continue;
             }
-            let config = serde_json::from_value(subject.encoder.clone()).context("an encoder's settings")?;
-            let named = NamedEncoder { label: entry.label.clone(), config };
-            let device = DeviceChoice::parse(&recipe.device).and_then(ops::open).context("device")?;
-            let normalizer = read_normalizer("structure", "none")?;
-            let context = setting.plan.encoder_context();
-            let found = measure(&named, &*normalizer, source, &metrics, BATCH, &context, &device)?;
-            let means = found.values.iter().map(|(name, values)| (name.to_string(), mean_of_numbers(values)));
-            let known = Known { subject, metrics: means.filter(|(_, mean)| mean.is_finite()).collect() };
-            structure.0.insert(entry.label.clone(), known);
-            let text = serde_json::to_string_pretty(&structure).context("cannot write the structure")? + "\n";
-            write_whole(file, text.as_bytes())?;
+            let metrics = subject.measure(&entry.label, setting, &source, &wanted)?;
+            structure.0.insert(entry.label.clone(), Known { subject, metrics });
+            structure.write(file)?;
         }
         Ok(structure)
+    }
+
+    fn write(&self, file: &Path) -> Result<()> {
+        if let Some(folder) = file.parent() {
+            fs::create_dir_all(folder).with_context(|| format!("cannot make the folder `{}`", folder.display()))?;
+        }
+        let text = serde_json::to_string_pretty(self).context("cannot write the structure")? + "\n";
+        write_whole(file, text.as_bytes())
+    }
+}
+
+impl Measurement {
+    /// Of the encoder that a run aligns with; nothing where it aligns with none.
+    fn of(setting: &Setting, metrics: &[SpatialMetric]) -> Result<Option<Self>> {
+        let recipe = &setting.plan.recipe;
+        let Some(encoder) = recipe.alignment.first().and_then(|term| term.encoders.first()) else { return Ok(None) };
+        let grid = setting.plan.backbone.grid;
+        Ok(Some(Self {
+            encoder: serde_json::to_value(encoder).context("cannot write an encoder's settings")?,
+            data: serde_json::to_value(&recipe.data).context("cannot write the data's settings")?,
+            image_size: recipe.image_size,
+            seed: recipe.seed,
+            grid: [grid.rows, grid.columns],
+            metrics: metrics.iter().map(|metric| metric.name().to_string()).collect(),
+        }))
+    }
+
+    /// Means over the pictures; a metric without any is left out.
+    fn measure(
+        &self,
+        label: &str,
+        setting: &Setting,
+        source: &Source,
+        metrics: &[SpatialMetric],
+    ) -> Result<BTreeMap<String, f64>> {
+        let config = serde_json::from_value(self.encoder.clone()).context("an encoder's settings")?;
+        let encoder = NamedEncoder { label: label.into(), config };
+        let device = DeviceChoice::parse(&setting.plan.recipe.device).and_then(ops::open).context("device")?;
+        let normalizer = read_normalizer("structure", "none")?;
+        let context = setting.plan.encoder_context();
+        let found = measure(&encoder, &*normalizer, source, metrics, BATCH, &context, &device)?;
+        let means = found.values.iter().map(|(name, values)| (name.to_string(), mean_of_numbers(values)));
+        Ok(means.filter(|(_, mean)| mean.is_finite()).collect())
     }
 }
