@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use realign::log::{Event, EventSink};
+use realign::ops;
 
 const BETWEEN_LINES: Duration = Duration::from_secs(5);
 const SHOWN_WAIT: f64 = 0.01; // below one percent a run does not wait for data
@@ -102,7 +103,8 @@ impl EventSink for Progress {
                 if *data_wait_fraction >= SHOWN_WAIT {
                     message += &format!("  {:.0} % waiting for data", data_wait_fraction * 100.0);
                 }
-                message += &peak_memory_bytes.map(|bytes| format!("  {}", gigabytes(bytes))).unwrap_or_default();
+                message +=
+                    &peak_memory_bytes.map(|bytes| format!("  {}", ops::gigabytes(bytes as f64))).unwrap_or_default();
                 message += &eta_s.map(|eta| format!("  {} left", duration(eta))).unwrap_or_default();
                 self.step(*step, *total_steps, message);
             }
@@ -112,7 +114,7 @@ impl EventSink for Progress {
             Event::Warning(text) => self.say(&format!("warning: {text}")),
             Event::Finished { step, total_steps, elapsed_s, peak_memory_bytes } => {
                 let outcome = if step < total_steps { "stopped and saved; the same command goes on" } else { "done" };
-                let memory = peak_memory_bytes.map(|bytes| format!(", {} at most", gigabytes(bytes)));
+                let memory = peak_memory_bytes.map(|bytes| format!(", {} at most", ops::gigabytes(bytes as f64)));
                 let (took, memory) = (duration(*elapsed_s), memory.unwrap_or_default());
                 let line = format!("step {step}/{total_steps}: {outcome}, {took}{memory}");
                 if let Surface::Bar(bar) = &self.surface {
@@ -125,10 +127,6 @@ impl EventSink for Progress {
             }
         }
     }
-}
-
-fn gigabytes(bytes: u64) -> String {
-    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 /// Seconds as a person would say them: `42 s`, `3 min 07 s`, `2 h 05 min`.

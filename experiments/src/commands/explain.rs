@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Args;
 use realign::burn::tensor::Device;
-use realign::ops::Recorder;
+use realign::ops::{self, Recorder};
 use realign::plugin::ProjectorContext;
 use realign::recipe::{Job, Layered, Plan};
 use realign::train::{CacheChoice, build_model};
@@ -47,12 +47,9 @@ impl Explain {
             }
         };
         if self.measure_memory {
-            let [kept, peak] = measured_memory(&job)?.map(|bytes| bytes as f64 / 1e9);
+            let [kept, peak] = measured_memory(&job)?.map(|bytes| ops::gigabytes(bytes as f64));
             writeln!(out, "\nmeasured in one step")?;
-            writeln!(
-                out,
-                "  peak memory             {peak:.2} GB of tensors, {kept:.2} GB of them kept between steps"
-            )?;
+            writeln!(out, "  peak memory             {peak} of tensors, {kept} of them kept between steps")?;
         }
         if !missing.is_empty() {
             writeln!(out, "\nmissing")?;
@@ -218,8 +215,8 @@ impl Costs {
             self.flops_per_step * train.steps as f64 / 1e15,
             train.steps
         )?;
-        writeln!(out, "  peak memory             {:.2} GB (estimate)", self.memory_bytes / 1e9)?;
-        writeln!(out, "  checkpoints on disk     {:.2} GB at most", self.disk_bytes / 1e9)?;
+        writeln!(out, "  peak memory             {} (estimate)", ops::gigabytes(self.memory_bytes))?;
+        writeln!(out, "  checkpoints on disk     {} at most", ops::gigabytes(self.disk_bytes))?;
         if let Ok(dataset) = plan.recipe.data.open(&plan.dataset_context()) {
             writeln!(out, "  encoder features        {}", CacheChoice::new(plan, &*dataset))?;
         }

@@ -108,7 +108,7 @@ impl Measured {
         )?;
         writeln!(out, "  waiting for data  {:.1} %", self.data_wait * 100.0)?;
         writeln!(out, "  host waits        {}", self.waits())?;
-        writeln!(out, "  peak memory       {:.2} GB of tensors", self.recording.peak_bytes as f64 / 1e9)?;
+        writeln!(out, "  peak memory       {} of tensors", ops::gigabytes(self.recording.peak_bytes as f64))?;
         let times: Vec<String> = PHASES.map(|phase| format!("{} {:.1} ms", word(phase), self.phase_ms(phase))).into();
         writeln!(out, "  operations        {}", times.join(", "))?;
         let recorded_ms = self.recorded_s * 1e3;

@@ -64,10 +64,10 @@ impl Resampling {
         let bytes = |x: Tensor<4>| (x + 0.5).floor().clamp(0.0, 255.0);
         let mut resized = pictures.clone().cast(DType::F64);
         if width != from_width {
-            resized = bytes(along_width(resized, map(from_width, width)));
+            resized = bytes(ops::map_columns(resized, map(from_width, width)));
         }
         if height != from_height {
-            resized = bytes(along_height(resized, map(from_height, height)));
+            resized = bytes(ops::map_rows(resized, map(from_height, height)));
         }
         resized.cast(dtype)
     }
@@ -82,23 +82,6 @@ impl Resampling {
         let map = |from: usize, to: usize| (from != to).then(|| AxisMap::new(&self.weights(from, to), from));
         ops::resize(pictures, map(from_height, height).as_ref(), map(from_width, width).as_ref())
     }
-}
-
-/// Pictures `[batch, channels, height, from]` under a map `[to, from]` of their rows.
-fn along_width(pictures: Tensor<4>, map: Tensor<2>) -> Tensor<4> {
-    let [batch, channels, height, from] = pictures.dims();
-    let rows = pictures.reshape([batch * channels * height, from]);
-    let width = map.dims()[0];
-    rows.matmul(map.transpose()).reshape([batch, channels, height, width])
-}
-
-/// Pictures `[batch, channels, from, width]` under a map `[to, from]` of their columns.
-fn along_height(pictures: Tensor<4>, map: Tensor<2>) -> Tensor<4> {
-    let [batch, channels, from, width] = pictures.dims();
-    let columns = pictures.reshape([batch * channels, from, width]);
-    let height = map.dims()[0];
-    let map = map.unsqueeze::<3>().expand([batch * channels, height, from]);
-    map.matmul(columns).reshape([batch, channels, height, width])
 }
 
 /// The `2 · reach` pixels around the point, outer ones moved to the border.

@@ -49,6 +49,11 @@ pub fn free_memory(device: &Device) -> Result<u64> {
     }
 }
 
+/// Bytes as a person reads them: `1.50 GB`.
+pub fn gigabytes(bytes: f64) -> String {
+    format!("{:.2} GB", bytes / 1e9)
+}
+
 /// Memory that programs can still take on this machine, in bytes, where the system tells.
 pub(super) fn available_memory() -> Option<u64> {
     kib("/proc/meminfo", "MemAvailable:")

@@ -1,5 +1,7 @@
 //! What the tensor library's messages mean, and what to do about them.
 
+use super::memory::{available_memory, gigabytes};
+
 /// Recipe keys that take less memory, in the order in which they cost least.
 const KEYS_THAT_REDUCE: &str = "a smaller train.micro_batch_size needs less (`auto` finds what fits); so do a smaller \
                                 sample.num_preview and evaluation.batch_size, where pictures were drawn";
@@ -12,8 +14,8 @@ const DRIVERS: &str = "https://www.nvidia.com/drivers";
 pub(super) fn explain(message: &str) -> Option<String> {
     let says = |text: &str| message.contains(text);
     if let Some(asked) = between(message, "you tried to allocate ", " bytes") {
-        let asked = asked.parse().map_or(asked.to_string(), gigabytes);
-        let free = super::memory::available_memory().map(|bytes| format!(" and {} are available", gigabytes(bytes)));
+        let asked = asked.parse().map_or(asked.to_string(), |bytes: f64| gigabytes(bytes));
+        let free = available_memory().map(|bytes| format!(" and {} are available", gigabytes(bytes as f64)));
         return Some(format!("out of memory: {asked} were asked for{}; {KEYS_THAT_REDUCE}", free.unwrap_or_default()));
     }
     if let Some(asked) = between(message, "CUDA out of memory. Tried to allocate ", ". GPU") {
@@ -40,8 +42,8 @@ pub(super) fn explain(message: &str) -> Option<String> {
     says("invalid device ordinal").then(|| "there is no GPU with this index; `nvidia-smi -L` lists them".into())
 }
 
-#[cfg(any(test, feature = "tch"))]
 /// What is known of CUDA on this machine. Versions are CUDA's numbers: 13000 is 13.0.
+#[cfg(any(test, feature = "tch"))]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct CudaFacts {
     /// Why libtorch's CUDA library does not load.
@@ -117,11 +119,6 @@ fn old_driver(driver: Option<u32>, runtime: Option<u32>) -> String {
 fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     let rest = &text[text.find(before)? + before.len()..];
     rest.find(after).map(|end| &rest[..end])
-}
-
-/// Bytes as a person reads them, `1.50 GB`.
-fn gigabytes(bytes: u64) -> String {
-    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Resizing of picture planes by a linear map of each axis.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 /// A linear map of one axis that touches few neighbors for each result.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,7 +41,7 @@ impl AxisMap {
             let start = i * self.from + *first as usize; // never negative
             dense[start..start + count].copy_from_slice(weights);
         }
-        Tensor::from_data(TensorData::new(dense, [self.size(), self.from]), device)
+        super::upload(&dense, [self.size(), self.from], device)
     }
 }
 
@@ -65,21 +65,30 @@ pub fn resize(pictures: Tensor<4>, rows: Option<&AxisMap>, columns: Option<&Axis
 }
 
 fn portable(pictures: Tensor<4>, rows: Option<&AxisMap>, columns: Option<&AxisMap>) -> Tensor<4> {
-    let [batch, channels, height, width] = pictures.dims();
     let device = pictures.device();
-    let (mut resized, mut new_width) = (pictures, width);
-    if let Some(map) = columns {
-        new_width = map.size();
-        let lines = resized.reshape([batch * channels * height, width]);
-        let map = map.dense(&device);
-        resized = lines.matmul(map.transpose()).reshape([batch, channels, height, new_width]);
+    let narrow = match columns {
+        Some(map) => map_columns(pictures, map.dense(&device)),
+        None => pictures,
+    };
+    match rows {
+        Some(map) => map_rows(narrow, map.dense(&device)),
+        None => narrow,
     }
-    if let Some(map) = rows {
-        let (new_height, planes) = (map.size(), resized.reshape([batch * channels, height, new_width]));
-        let map = map.dense(&device).unsqueeze::<3>().expand([batch * channels, new_height, height]);
-        resized = map.matmul(planes).reshape([batch, channels, new_height, new_width]);
-    }
-    resized
+}
+
+/// Pictures `[batch, channels, height, from]` under a dense map `[to, from]` of each row.
+pub(crate) fn map_columns(pictures: Tensor<4>, map: Tensor<2>) -> Tensor<4> {
+    let ([batch, channels, height, from], [to, _]) = (pictures.dims(), map.dims());
+    let lines = pictures.reshape([batch * channels * height, from]);
+    lines.matmul(map.transpose()).reshape([batch, channels, height, to])
+}
+
+/// Pictures `[batch, channels, from, width]` under a dense map `[to, from]` of each column.
+pub(crate) fn map_rows(pictures: Tensor<4>, map: Tensor<2>) -> Tensor<4> {
+    let ([batch, channels, from, width], [to, _]) = (pictures.dims(), map.dims());
+    let planes = pictures.reshape([batch * channels, from, width]);
+    let map = map.unsqueeze::<3>().expand([batch * channels, to, from]);
+    map.matmul(planes).reshape([batch, channels, to, width])
 }
 
 #[cfg(feature = "tch")]
@@ -139,6 +148,8 @@ mod fused {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::TensorData;
+
     use super::*;
     use crate::ops::gradient_check::{assert_close, devices};
     use crate::streams::Streams;

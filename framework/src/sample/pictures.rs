@@ -1,7 +1,7 @@
 //! Pictures of a network.
 
 use anyhow::Result;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 
 use super::draws::image_noise;
 use super::quantize::{Quantization, quantize};
@@ -81,43 +81,32 @@ pub fn draw_prompts(
     first_idx: u64,
     sampling: Sampling,
 ) -> Result<Vec<u8>> {
-    assembly.precision.scope(|| draw(assembly, model, sampler, latent, prompts, first_idx, sampling))
-}
-
-fn draw(
-    assembly: &Assembly,
-    model: &TrainModel,
-    sampler: &dyn Sampler,
-    latent: [usize; 3],
-    prompts: &[Prompt],
-    first_idx: u64,
-    sampling: Sampling,
-) -> Result<Vec<u8>> {
     let device = &assembly.device;
     let (count, size) = (prompts.len(), latent.iter().product::<usize>());
     let shape = [count, latent[0], latent[1], latent[2]];
     let noise = |stream: &str| {
         let values: Vec<f32> =
             (0..count as u64).flat_map(|i| image_noise(sampling.seed, first_idx + i, stream, size)).collect();
-        Tensor::<4>::from_data(TensorData::new(values, shape), device)
+        ops::upload(&values, shape, device)
     };
     let step_noise = |step: usize| noise(&format!("sde/{step}"));
     let (labels, captions): (Vec<_>, Vec<_>) =
         prompts.iter().map(|prompt| (prompt.label, prompt.caption.clone())).unzip();
     let conditioner = assembly.conditioner(model);
-    let request = SampleRequest {
-        backbone: &*model.backbone,
-        objective: &*assembly.objective,
-        noise: noise("initial"),
-        condition: conditioner.condition(&labels, &captions, device)?,
-        null: conditioner.null(count, device),
-        guidance: sampling.guidance,
-        step_noise: &step_noise,
-    };
-    ops::guard(|| {
+    let draw = || {
+        let request = SampleRequest {
+            backbone: &*model.backbone,
+            objective: &*assembly.objective,
+            noise: noise("initial"),
+            condition: conditioner.condition(&labels, &captions, device)?,
+            null: conditioner.null(count, device),
+            guidance: sampling.guidance,
+            step_noise: &step_noise,
+        };
         let samples = sampler.sample(request)?;
         Ok(picture_bytes(assembly.autoencoder.decode(samples), sampling.quantization))
-    })
+    };
+    assembly.precision.scope(|| ops::guard(draw))
 }
 
 /// Bytes of pictures, in the order picture, row, column, channel.

@@ -128,7 +128,7 @@ impl Display for CacheChoice {
             FeatureStorage::Disk => "on disk",
             FeatureStorage::Auto | FeatureStorage::Off => return write!(f, "not kept: {}", self.why_off),
         };
-        write!(f, "{place}, {:.2} GB for {} examples", self.bytes as f64 / 1e9, self.num_examples)
+        write!(f, "{place}, {} for {} examples", ops::gigabytes(self.bytes as f64), self.num_examples)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow, bail};
 
 use super::trainer::Trainer;
-use crate::ops::{self, DeviceChoice, Recorder};
+use crate::ops::{self, DeviceChoice, Recorder, gigabytes};
 use crate::recipe::{MicroBatchSize, Plan};
 
 /// Sizes that are measured where the batch has as many samples, else the second pair: few, and enough for objectives
@@ -57,7 +57,7 @@ impl MicroBatch {
         let beside = if is_cpu { ops::resident_memory().unwrap_or(0) } else { 0 };
         let train = &plan.recipe.train;
         let limit = match train.memory_limit {
-            Some(gigabytes) => gigabytes * 1e9,
+            Some(limit) => limit * 1e9,
             None if is_cpu => ops::free_memory(&device)? as f64 * CPU_SHARE + beside as f64,
             None => ops::free_memory(&device)? as f64 * CUDA_SHARE,
         };
@@ -155,10 +155,6 @@ fn remembered(run_dir: &Path, digest: &str) -> Option<usize> {
     let about: serde_json::Value = serde_json::from_str(&text).ok()?;
     let is_same = about["recipe_digest"] == digest;
     usize::try_from(about[KEY].as_u64()?).ok().filter(|samples| is_same && *samples > 0)
-}
-
-fn gigabytes(bytes: f64) -> String {
-    format!("{:.2} GB", bytes / 1e9)
 }
 
 #[cfg(test)]
