@@ -61,3 +61,19 @@ fn measured_memory_stands_beside_the_estimate() {
     assert!(answer.out.contains("(estimate)") && answer.out.contains("measured in one step"), "{}", answer.out);
     assert!(answer.out.contains("GB of them kept between steps"), "{}", answer.out);
 }
+
+#[test]
+fn a_size_that_is_left_to_the_run_is_told_with_its_reason() {
+    if !backend_names().contains(&"libtorch") {
+        return println!("skipped: built without libtorch");
+    }
+    let auto = ["--set", "train.micro_batch_size=auto", "--set", "train.memory_limit=100"];
+    for command in
+        [&["explain", "recipes/sit-irepa.yaml", "--measure-memory"][..], &["profile", "recipes/sit-irepa.yaml"]]
+    {
+        let answer = Desk::new().run(&[&with_small(command)[..], &auto].concat());
+        answer.assert_done();
+        let words = "train.micro_batch_size: 4, because a step takes";
+        assert!(answer.out.contains(words) && answer.out.contains("100.00 GB are allowed"), "{}", answer.out);
+    }
+}

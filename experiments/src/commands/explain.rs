@@ -9,7 +9,7 @@ use realign::burn::tensor::Device;
 use realign::ops::{self, Recorder};
 use realign::plugin::ProjectorContext;
 use realign::recipe::{Job, Layered, Plan};
-use realign::train::{CacheChoice, build_model};
+use realign::train::{CacheChoice, MicroBatch, build_model};
 use realign::weights::parameters;
 use serde::Serialize;
 use serde_yaml::Value;
@@ -47,8 +47,12 @@ impl Explain {
             }
         };
         if self.measure_memory {
-            let [kept, peak] = measured_memory(&job)?.map(|bytes| ops::gigabytes(bytes as f64));
+            let micro_batch = micro_batch_of(&job)?;
+            let [kept, peak] = measured_memory(&job, micro_batch.as_ref())?.map(|bytes| ops::gigabytes(bytes as f64));
             writeln!(out, "\nmeasured in one step")?;
+            if let Some(note) = micro_batch.and_then(|chosen| chosen.note) {
+                writeln!(out, "  {note}")?;
+            }
             writeln!(out, "  peak memory             {peak} of tensors, {kept} of them kept between steps")?;
         }
         if !missing.is_empty() {
@@ -62,9 +66,8 @@ impl Explain {
 }
 
 /// Bytes of tensors that stay after a step, and the most that lived during one.
-fn measured_memory(job: &Job) -> Result<[u64; 2]> {
-    let (device, micro_batch) = (device_of(job)?, micro_batch_of(job)?);
-    let recorder = Recorder::open(&device)?;
+fn measured_memory(job: &Job, micro_batch: Option<&MicroBatch>) -> Result<[u64; 2]> {
+    let recorder = Recorder::open(&device_of(job)?)?;
     let mut trial = Trial::new(job, micro_batch)?;
     trial.step()?.read()?; // makes the values of parameters, which a step does once
     recorder.restart()?;

@@ -11,6 +11,7 @@ use realign::burn::tensor::Device;
 use realign::files::write_whole;
 use realign::ops::{self, PHASES, Phase, Recorder, Recording};
 use realign::recipe::Job;
+use realign::train::MicroBatch;
 use serde_json::{Value, json};
 
 use super::recipe_args::{RecipeArgs, check_device};
@@ -57,7 +58,11 @@ impl Profile {
             check_device(&layered, &plan.recipe.device, plan.recipe.precision)?;
         }
         let device = device_of(&job)?;
-        let measured = self.measure(&job, &device)?;
+        let micro_batch = micro_batch_of(&job)?;
+        if let Some(note) = micro_batch.as_ref().and_then(|chosen| chosen.note.as_ref()) {
+            writeln!(out, "{note}")?;
+        }
+        let measured = self.measure(&job, micro_batch.as_ref(), &device)?;
         measured.print(&device, self.rows, out)?;
         if let Some(path) = &self.json {
             let mut report = measured.report();
@@ -70,8 +75,7 @@ impl Profile {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn measure(&self, job: &Job, device: &Device) -> Result<Measured> {
-        let micro_batch = micro_batch_of(job)?;
+    fn measure(&self, job: &Job, micro_batch: Option<&MicroBatch>, device: &Device) -> Result<Measured> {
         // Opened before anything is built, so that all memory is seen.
         let recorder = Recorder::open(device)?;
         let mut trial = Trial::new(job, micro_batch)?;

@@ -4,9 +4,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::thread;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use realign::ops::{self, DeviceChoice};
 use realign::registry::nearest;
 
 use super::recipe_args::settings;
@@ -15,6 +17,9 @@ use crate::reproduce::{
     Entry, Kind, PaperTable, Runner, Scale, Setting, Structure, Subject, TABLES, Tables, print_costs, trainings,
     write_report,
 };
+
+/// Runs of small networks at the same time on a CPU of many cores: their memory must fit.
+const MOST_JOBS: usize = 4;
 
 /// Run a table or figure of the paper again, and write a report beside its numbers
 #[derive(Debug, Args)]
@@ -31,9 +36,10 @@ pub struct Reproduce {
     /// Runs of each row, with seeds 0, 1, 2
     #[arg(long, default_value_t = 1)]
     seeds: u64,
-    /// Runs at the same time
-    #[arg(long, default_value_t = 1)]
-    jobs: usize,
+    /// Runs at the same time, each with its share of the cores; when left out 1, and one for each core, 4 at most, of
+    /// small profiles on a CPU
+    #[arg(long)]
+    jobs: Option<usize>,
     /// Print what it costs, and run nothing; without --profile also at the paper's scale
     #[arg(long)]
     plan: bool,
@@ -59,7 +65,7 @@ impl Reproduce {
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
         let tables = Tables::read()?;
         let Some(name) = &self.table else { return list(&tables, out) };
-        ensure!(self.seeds > 0 && self.jobs > 0, "--seeds and --jobs must be at least 1");
+        ensure!(self.seeds > 0 && self.jobs != Some(0), "--seeds and --jobs must be at least 1");
         let (name, table) = tables.table(name)?;
         if self.plan && self.profile.is_none() {
             self.at(&name, &table, &tables, &table.profile, out)?;
@@ -106,8 +112,10 @@ impl Reproduce {
             settings.iter().flatten().try_for_each(Setting::is_ready)?;
             let finished = trainings.iter().filter(|training| training.is_done()).count();
             writeln!(out, "{name} at {profile}: {} runs, {finished} of them finished before", trainings.len())?;
+            let jobs = self.jobs.map_or_else(|| jobs(settings.iter().flatten().next(), is_paper), Ok)?;
+            let jobs = jobs.clamp(1, (trainings.len() - finished).max(1)); // the fewer, the more cores has each
             let labels = labels(settings.iter().flatten().next(), table.pictures);
-            let runner = Runner { profile, num_pictures: table.pictures, labels, jobs: self.jobs, stop: &stop };
+            let runner = Runner { profile, num_pictures: table.pictures, labels, jobs, stop: &stop };
             failures = runner.run(&trainings, out)?;
         }
         if stop.load(Ordering::Relaxed) {
@@ -212,6 +220,15 @@ fn list(tables: &Tables, out: &mut dyn Write) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Runs at the same time where the user leaves it open: a core does more for a small network of its own than for a part
+/// of one.
+fn jobs(first: Option<&Setting>, is_paper: bool) -> Result<usize> {
+    let Some(setting) = first.filter(|_| !is_paper) else { return Ok(1) };
+    let device = DeviceChoice::parse(&setting.plan.recipe.device).and_then(ops::open).context("device")?;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    Ok(if ops::is_cuda(&device) { 1 } else { cores.min(MOST_JOBS) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -226,7 +243,7 @@ mod tests {
                 profile: None,
                 rows: words.split(',').filter(|word| !word.is_empty()).map(str::to_string).collect(),
                 seeds: 1,
-                jobs: 1,
+                jobs: None,
                 plan: false,
                 report: false,
                 other: vec![],

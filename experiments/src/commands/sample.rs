@@ -84,6 +84,9 @@ impl Sample {
         }
         bar.finish_and_clear();
         writer.finish()?;
+        if let Some(note) = assembly.draw_size.note() {
+            writeln!(out, "{note}")?;
+        }
         self.describe(plan, &target, checkpoint.step)?;
         writeln!(out, "{} pictures of step {} in {}", self.num, checkpoint.step, target.display())?;
         Ok(ExitCode::SUCCESS)

@@ -50,6 +50,9 @@ impl<'a> Drawing<'a> {
             )?;
             bar.inc(labels.len() as u64);
         }
+        if let Some(note) = self.assembly.draw_size.note() {
+            bar.println(format!("samples: {note}"));
+        }
         bar.finish_and_clear();
         Ok(())
     }

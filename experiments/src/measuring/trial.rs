@@ -20,15 +20,15 @@ impl<'a> Trial<'a> {
     ///
     /// # Errors
     /// Something is missing, or sizes do not fit.
-    pub fn new(job: &'a Job, micro_batch: Option<usize>) -> Result<Self> {
+    pub fn new(job: &'a Job, micro_batch: Option<&MicroBatch>) -> Result<Self> {
         Ok(match job {
             Job::Program(plan) => Self::Program(Box::new(ProgramRun::new(plan)?)),
             Job::Diffusion(plan) => match &plan.recipe.program {
                 Some(program) => Self::Program(Box::new(ProgramRun::with_diffusion(plan, &**program)?)),
                 None => {
                     let mut trainer = Trainer::new(plan)?;
-                    if let Some(samples) = micro_batch {
-                        trainer.set_micro_batches(samples, plan.recipe.train.global_batch_size / samples);
+                    if let Some(MicroBatch { samples, .. }) = micro_batch {
+                        trainer.set_micro_batches(*samples, plan.recipe.train.global_batch_size / samples);
                     }
                     Self::Diffusion(Box::new(trainer), plan)
                 }
@@ -63,14 +63,14 @@ pub fn device_of(job: &Job) -> Result<Device> {
     DeviceChoice::parse(device).and_then(ops::open).context("device")
 }
 
-/// The micro-batch size where the recipe leaves it to the run; nothing where it is a number.
+/// The micro-batch where the recipe leaves it to the run, with what was measured; nothing where it is a number.
 ///
 /// # Errors
 /// As [`MicroBatch::fitting`].
-pub fn micro_batch_of(job: &Job) -> Result<Option<usize>> {
+pub fn micro_batch_of(job: &Job) -> Result<Option<MicroBatch>> {
     match job {
         Job::Diffusion(plan) if plan.recipe.train.micro_batch_size == MicroBatchSize::Auto => {
-            Ok(Some(MicroBatch::fitting(plan)?.samples))
+            MicroBatch::fitting(plan).map(Some)
         }
         _ => Ok(None),
     }

@@ -17,7 +17,8 @@ thread_local! {
 /// operation, a C++ exception) as an error.
 ///
 /// # Errors
-/// What a user can do about it where that is known, else the library's message, first line only.
+/// What a user can do about it where that is known ([`OutOfMemory`](super::OutOfMemory) where that is why), else the
+/// library's message, first line only.
 pub fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -33,8 +34,7 @@ pub fn guard<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     QUIET.with(|quiet| quiet.set(outer));
     result.unwrap_or_else(|cause| {
         let message = message(&*cause);
-        Err(problem::explain(&message)
-            .map_or_else(|| anyhow!("tensor operation failed: {message}"), |text| anyhow!(text)))
+        Err(problem::explain(&message).unwrap_or_else(|| anyhow!("tensor operation failed: {message}")))
     })
 }
 

@@ -5,6 +5,9 @@
 
 use burn::tensor::Tensor;
 
+/// Tensors that one launch adds: few enough that their sums take little memory beside them.
+const SUMMED_AT_ONCE: usize = 32;
+
 /// Settings of one AdamW update (Loshchilov and Hutter, 2019; PyTorch's order of operations).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdamWStep {
@@ -79,6 +82,27 @@ pub fn global_norm(grads: &[Tensor<1>], device: &burn::tensor::Device) -> Tensor
     Tensor::cat(squares, 0).sum().sqrt()
 }
 
+/// `a + b` for every pair, into new memory: gradients of a graph may share theirs.
+pub fn sums(a: Vec<Tensor<1>>, b: Vec<Tensor<1>>) -> Vec<Tensor<1>> {
+    let (mut a, mut b, mut sums) = (a.into_iter(), b.into_iter(), vec![]);
+    loop {
+        // What a part was summed from is freed before the next one.
+        let part: [Vec<_>; 2] = [a.by_ref().take(SUMMED_AT_ONCE).collect(), b.by_ref().take(SUMMED_AT_ONCE).collect()];
+        if part[0].is_empty() || part[1].is_empty() {
+            return sums;
+        }
+        sums.extend(sums_of_part(part));
+    }
+}
+
+fn sums_of_part([a, b]: [Vec<Tensor<1>>; 2]) -> Vec<Tensor<1>> {
+    #[cfg(feature = "tch")]
+    if super::on_libtorch(&a[0].device()) {
+        return fused::sums(&a, &b);
+    }
+    a.into_iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
 /// `a + weight · (b − a)` for every pair; `a` is written.
 pub fn lerp(a: &mut [Tensor<1>], b: &[Tensor<1>], weight: f64) {
     #[cfg(feature = "tch")]
@@ -114,6 +138,7 @@ mod fused {
             divisor: Handle,
         ) -> i32;
         fn rl_global_norm(grads: *mut Handle, n: i64, norm: *mut Handle) -> i32;
+        fn rl_foreach_add(a: *mut Handle, b: *mut Handle, n: i64, sums: *mut Handle) -> i32;
         fn rl_foreach_lerp(a: *mut Handle, b: *mut Handle, n: i64, weight: f64) -> i32;
     }
 
@@ -156,6 +181,16 @@ mod fused {
         // SAFETY: a list of live tensors in, an owned tensor out.
         check(unsafe { rl_global_norm(list.as_mut_ptr(), list.len() as i64, &mut norm) });
         Tensor::from_primitive::<LibTorch>(fresh(own(norm)))
+    }
+
+    pub fn sums(a: &[Tensor<1>], b: &[Tensor<1>]) -> Vec<Tensor<1>> {
+        let (a, b) = (raw(a), raw(b));
+        let (mut a, mut b) = (handles(&a), handles(&b));
+        let n = a.len().min(b.len());
+        let mut sums = vec![std::ptr::null_mut(); n];
+        // SAFETY: two lists of `n` live tensors in, `n` owned tensors out.
+        check(unsafe { rl_foreach_add(a.as_mut_ptr(), b.as_mut_ptr(), n as i64, sums.as_mut_ptr()) });
+        sums.into_iter().map(|sum| Tensor::from_primitive::<LibTorch>(fresh(own(sum)))).collect()
     }
 
     pub fn lerp(a: &[Tensor<1>], b: &[Tensor<1>], weight: f64) {

@@ -4,7 +4,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::gradient_check::{assert_close, devices};
-use super::{AdamWState, AdamWStep, adamw, global_norm, lerp};
+use super::{AdamWState, AdamWStep, adamw, global_norm, lerp, sums};
 use crate::streams::Streams;
 use crate::weights::to_host;
 
@@ -89,5 +89,20 @@ fn a_moving_average_follows_its_formula_for_slow_and_fast_decays() {
             let wanted: Vec<f32> = expected.into_iter().map(|value| value as f32).collect();
             assert_close(&format!("weight {weight} on {device:?}"), &found, &wanted, 1e-6);
         }
+    }
+}
+
+#[test]
+fn sums_of_many_gradients_leave_what_they_were_summed_from() {
+    let sizes: Vec<usize> = (1..=67).collect(); // more than one launch adds
+    let (a, b) = (draw("a", &sizes), draw("b", &sizes));
+    let expected: Vec<f32> = a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| a + b).collect();
+    for device in devices() {
+        let (one, two) = (tensors(&a, &device), tensors(&b, &device));
+        let added = sums(one.clone(), two);
+        assert_eq!(added.iter().map(|sum| sum.dims()[0]).collect::<Vec<_>>(), sizes);
+        assert_eq!(added.into_iter().flat_map(to_host).collect::<Vec<_>>(), expected);
+        // A graph may give two parameters the same memory as gradient.
+        assert_eq!(one.into_iter().flat_map(to_host).collect::<Vec<_>>(), a.concat());
     }
 }

@@ -1,5 +1,8 @@
 //! What the tensor library's messages mean, and what to do about them.
 
+use std::error::Error;
+use std::fmt::{self, Display, Formatter};
+
 use super::memory::{available_memory, gigabytes};
 
 /// Recipe keys that take less memory, in the order in which they cost least.
@@ -7,28 +10,51 @@ const KEYS_THAT_REDUCE: &str = "a smaller train.micro_batch_size needs less (`au
                                 sample.num_preview and evaluation.batch_size, where pictures were drawn";
 const DRIVERS: &str = "https://www.nvidia.com/drivers";
 
-/// A message of libtorch in this project's words; nothing where it is not one of those that users can do something about.
+/// A device has not as much memory as was asked for. Work in smaller parts may still succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutOfMemory(String);
+
+impl Display for OutOfMemory {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for OutOfMemory {}
+
+/// A message of libtorch in this project's words, as [`OutOfMemory`] where it says so; nothing where it is not one of
+/// those that users can do something about.
+pub(super) fn explain(message: &str) -> Option<anyhow::Error> {
+    out_of_memory(message).map(anyhow::Error::new).or_else(|| unusable_device(message).map(anyhow::Error::msg))
+}
+
 ///
 /// Source of the texts: `c10/core/impl/alloc_cpu.cpp`, `c10/cuda/CUDACachingAllocator.cpp` and `CUDAFunctions.cpp` of
 /// PyTorch 2.11; those of CUDA's runtime are `cudaGetErrorString`'s.
-pub(super) fn explain(message: &str) -> Option<String> {
-    let says = |text: &str| message.contains(text);
+fn out_of_memory(message: &str) -> Option<OutOfMemory> {
     if let Some(asked) = between(message, "you tried to allocate ", " bytes") {
         let asked = asked.parse().map_or(asked.to_string(), |bytes: f64| gigabytes(bytes));
         let free = available_memory().map(|bytes| format!(" and {} are available", gigabytes(bytes as f64)));
-        return Some(format!("out of memory: {asked} were asked for{}; {KEYS_THAT_REDUCE}", free.unwrap_or_default()));
+        let free = free.unwrap_or_default();
+        return Some(OutOfMemory(format!("out of memory: {asked} were asked for{free}; {KEYS_THAT_REDUCE}")));
     }
     if let Some(asked) = between(message, "CUDA out of memory. Tried to allocate ", ". GPU") {
         let place = between(message, ". GPU ", " has").map_or("cuda".into(), |index| format!("cuda:{index}"));
         let total = between(message, "total capacity of ", " of which").unwrap_or("an unknown size");
         let free = between(message, "of which ", " is free").unwrap_or("an unknown part");
-        return Some(format!(
+        return Some(OutOfMemory(format!(
             "out of memory on `{place}`: {asked} were asked for, {free} of its {total} are free; {KEYS_THAT_REDUCE}"
-        ));
+        )));
     }
-    if says("CUDA error: out of memory") || says("CUBLAS_STATUS_ALLOC_FAILED") || says("CUDNN_STATUS_ALLOC_FAILED") {
-        return Some(format!("out of memory on the GPU, beside what libtorch keeps; {KEYS_THAT_REDUCE}"));
-    }
+    let texts = ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"];
+    texts
+        .iter()
+        .any(|text| message.contains(text))
+        .then(|| OutOfMemory(format!("out of memory on the GPU, beside what libtorch keeps; {KEYS_THAT_REDUCE}")))
+}
+
+fn unusable_device(message: &str) -> Option<String> {
+    let says = |text: &str| message.contains(text);
     if says("Found no NVIDIA driver") {
         return Some(no_driver());
     }
@@ -155,10 +181,12 @@ mod tests {
             ("CUDA error: no kernel image is available for execution on the device", "`device: cpu`"),
         ];
         for (message, expected) in cases {
-            let found = explain(message).unwrap_or_default();
-            assert!(found.contains(expected), "{message}: {found}");
+            let found = explain(message).unwrap();
+            assert!(found.to_string().contains(expected), "{message}: {found}");
+            let says_memory = message.contains("memory") || message.contains("ALLOC");
+            assert_eq!(found.is::<OutOfMemory>(), says_memory, "{message}");
         }
-        assert_eq!(explain("The size of tensor a (3) must match the size of tensor b (5)"), None);
+        assert!(explain("The size of tensor a (3) must match the size of tensor b (5)").is_none());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Times follow the paths of [`ProbabilityPath`](crate::plugin::ProbabilityPath): t = 0 is data, t = 1 is noise.
 
+mod draw_size;
 mod draws;
 mod export;
 mod guidance;
@@ -10,6 +11,7 @@ mod pictures;
 mod quantize;
 mod solvers;
 
+pub use draw_size::DrawSize;
 pub use draws::{image_noise, sample_labels};
 pub use export::ImageWriter;
 pub use guidance::{GuidedVelocity, guided_prediction};

@@ -68,11 +68,25 @@ pub fn draw_pictures(
 /// Pictures `first_idx ..` of the given prompts, as bytes: sample, row, column, channel.
 ///
 /// Picture `i` depends on the seed, `i`, its prompt and the weights, not on the batch it is drawn in. It is drawn in the
-/// assembly's precision.
+/// assembly's precision, and with fewer others where memory ends ([`DrawSize`](super::DrawSize)).
 ///
 /// # Errors
-/// The sampler fails, or the tensor library does.
+/// The sampler fails, the tensor library does, or not even one picture fits into memory.
 pub fn draw_prompts(
+    assembly: &Assembly,
+    model: &TrainModel,
+    sampler: &dyn Sampler,
+    latent: [usize; 3],
+    prompts: &[Prompt],
+    first_idx: u64,
+    sampling: Sampling,
+) -> Result<Vec<u8>> {
+    assembly.draw_size.parts(prompts, |from, part| {
+        draw_together(assembly, model, sampler, latent, part, first_idx + from as u64, sampling)
+    })
+}
+
+fn draw_together(
     assembly: &Assembly,
     model: &TrainModel,
     sampler: &dyn Sampler,

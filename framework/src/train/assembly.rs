@@ -20,6 +20,7 @@ use crate::plugin::{
     AutoencoderKind, Conditioner, ConditionerKind, Dataset, EncoderKind, Objective, ObjectiveInput, Sampler,
 };
 use crate::recipe::{AlignmentTerm, Plan};
+use crate::sample::DrawSize;
 use crate::streams::Streams;
 
 /// Everything of a run that is not trained.
@@ -45,6 +46,8 @@ pub struct Assembly {
     pub sampler: Box<dyn Sampler>,
     /// Further samplers of previews.
     pub also: Vec<Box<dyn Sampler>>,
+    /// Pictures that are drawn together, as far as memory allows.
+    pub draw_size: DrawSize,
 }
 
 /// The loss of one micro-batch.
@@ -83,6 +86,7 @@ impl Assembly {
             objective: recipe.objective.build(),
             sampler: recipe.sample.sampler.build(),
             also: recipe.sample.also.iter().map(|sampler| sampler.build()).collect(),
+            draw_size: DrawSize::default(),
             alignment,
             caches: vec![],
             precision: recipe.precision,

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow, bail};
 
 use super::trainer::Trainer;
-use crate::ops::{self, DeviceChoice, Recorder, gigabytes};
+use crate::ops::{self, DeviceChoice, OutOfMemory, Recorder, gigabytes};
 use crate::recipe::{MicroBatchSize, Plan};
 
 /// Sizes that are measured where the batch has as many samples, else the second pair: few, and enough for objectives
@@ -45,8 +45,8 @@ impl MicroBatch {
         }
     }
 
-    /// The largest divisor of the batch whose step fits, by the memory of trial steps of two small sizes, which grows
-    /// linearly with the samples.
+    /// The largest divisor of the batch whose step fits: foretold from trial steps of two small sizes, because memory
+    /// grows about linearly with the samples, then tried.
     ///
     /// # Errors
     /// Not even one sample fits, the device is not one of libtorch, or a step fails.
@@ -61,14 +61,22 @@ impl MicroBatch {
             None if is_cpu => ops::free_memory(&device)? as f64 * CPU_SHARE + beside as f64,
             None => ops::free_memory(&device)? as f64 * CUDA_SHARE,
         };
-        let measured = measure(plan)?.map(|(samples, bytes)| (samples, bytes + beside));
-        let line = Line::through(measured);
-        let samples = line.largest(train.global_batch_size, limit).ok_or_else(|| too_large(&line, limit))?;
-        let [small, large] = measured.map(|(samples, bytes)| format!("{} with {samples}", gigabytes(bytes as f64)));
+        let line = Line::through(measure(plan)?.map(|(samples, bytes)| (samples, bytes + beside)));
+        let few = line.measured[0].0;
+        let tried = line.largest_tried(train.global_batch_size, limit, |samples| {
+            match ops::guard(|| peaks(plan, [few.min(samples), samples])) {
+                Ok([_, (_, bytes)]) => Ok(Some(bytes + beside)),
+                Err(error) if error.is::<OutOfMemory>() => Ok(None),
+                Err(error) => Err(error),
+            }
+        })?;
+        let (samples, bytes) = tried.ok_or_else(|| too_large(&line, limit))?;
+        let [small, large] =
+            line.measured.map(|(samples, bytes)| format!("{} with {samples}", gigabytes(bytes as f64)));
         let note = format!(
-            "train.micro_batch_size: {samples}, because a step takes {small} and {large} samples, so {} with {samples}, and \
+            "train.micro_batch_size: {samples}, because a step takes {small} and {large} samples and {} with {samples}, and \
              {} are allowed",
-            gigabytes(line.bytes(samples)),
+            gigabytes(bytes as f64),
             gigabytes(limit)
         );
         Ok(Self { samples, note: Some(note) })
@@ -96,9 +104,24 @@ impl Line {
         low + slope * (samples as f64 - few)
     }
 
-    fn largest(&self, global_batch_size: usize, limit: f64) -> Option<usize> {
-        let mut divisors = (1..=global_batch_size).rev().filter(|samples| global_batch_size.is_multiple_of(*samples));
-        divisors.find(|samples| self.bytes(*samples) <= limit)
+    /// The largest divisor of the batch that fits, with its bytes: of those that should, the first whose trial does.
+    ///
+    /// `trial` returns the bytes of a step of so many samples, or nothing where memory ended.
+    fn largest_tried(
+        &self,
+        global_batch_size: usize,
+        limit: f64,
+        mut trial: impl FnMut(usize) -> Result<Option<u64>>,
+    ) -> Result<Option<(usize, u64)>> {
+        let divisors = (1..=global_batch_size).rev().filter(|samples| global_batch_size.is_multiple_of(*samples));
+        for samples in divisors.filter(|samples| self.bytes(*samples) <= limit) {
+            let known = self.measured.iter().find(|(known, _)| *known == samples).map(|(_, bytes)| *bytes);
+            let bytes = if known.is_some() { known } else { trial(samples)? };
+            if let Some(bytes) = bytes.filter(|bytes| *bytes as f64 <= limit) {
+                return Ok(Some((samples, bytes)));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -120,7 +143,7 @@ fn measure(plan: &Plan) -> Result<[(usize, u64); 2]> {
     for sizes in SIZES.into_iter().filter(|[_, many]| *many <= global).chain((global == 1).then_some([1, 1])) {
         match ops::guard(|| peaks(plan, sizes)) {
             Ok(peaks) => return Ok(peaks),
-            Err(error) if error.to_string().contains("out of memory") => problem = Some(error),
+            Err(error) if error.is::<OutOfMemory>() => problem = Some(error),
             Err(error) => return Err(error),
         }
     }
@@ -164,11 +187,29 @@ mod tests {
     #[test]
     fn the_largest_divisor_that_fits_is_chosen() {
         let line = Line::through([(4, 1400), (8, 1800)]); // 1000 and 100 for each sample
-        assert_eq!(line.largest(24, 1e9), Some(24));
-        assert_eq!(line.largest(24, 3000.0), Some(12), "24 would take 3400");
-        assert_eq!(line.largest(24, 1799.0), Some(6), "between two sizes, the smaller one");
-        assert_eq!(line.largest(7, 1500.0), Some(1), "a prime has no other divisor");
-        assert_eq!(line.largest(24, 1099.0), None);
+        let largest = |batch, limit| {
+            let tried = line.largest_tried(batch, limit, |samples| Ok(Some(line.bytes(samples) as u64))).unwrap();
+            tried.map(|(samples, _)| samples)
+        };
+        assert_eq!(largest(24, 1e9), Some(24));
+        assert_eq!(largest(24, 3000.0), Some(12), "24 would take 3400");
+        assert_eq!(largest(24, 1799.0), Some(6), "between two sizes, the smaller one");
+        assert_eq!(largest(7, 1500.0), Some(1), "a prime has no other divisor");
+        assert_eq!(largest(24, 1099.0), None);
+    }
+
+    #[test]
+    fn a_size_whose_trial_takes_more_than_foretold_is_passed_over() {
+        let line = Line::through([(4, 1400), (8, 1800)]);
+        let mut tried = vec![];
+        let steep = |samples: usize| (samples < 24).then_some(if samples == 12 { 2600 } else { 2000 });
+        let found = line.largest_tried(24, 2500.0 + 1000.0, |samples| {
+            tried.push(samples);
+            Ok(steep(samples))
+        });
+        assert_eq!((found.unwrap(), tried), (Some((12, 2600)), vec![24, 12]), "memory ended with 24");
+        let found = line.largest_tried(24, 2500.0, |samples| Ok(steep(samples)));
+        assert_eq!(found.unwrap(), Some((8, 1800)), "12 take more than is allowed, and 8 were measured before");
     }
 
     #[test]

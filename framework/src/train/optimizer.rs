@@ -80,7 +80,7 @@ impl Gradients {
         if self.0.is_empty() {
             self.0 = new;
         } else {
-            self.0 = std::mem::take(&mut self.0).into_iter().zip(new).map(|(sum, new)| sum + new).collect();
+            self.0 = ops::sums(std::mem::take(&mut self.0), new);
         }
     }
 }

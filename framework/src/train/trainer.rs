@@ -197,7 +197,9 @@ fn derivative_is_possible(plan: &Plan, device: &Device) -> Result<()> {
     let is_estimated = JvpMethod::of(device) == JvpMethod::CentralDifference;
     if recipe.objective.takes_derivative() && is_estimated && scale > MAX_DIFFERENCE_TIME_SCALE {
         bail!(
-            "objective `{}` differentiates the network by time, which flex does by differences, and              backbone.time_scale `{scale}` is too steep for them; set it to {MAX_DIFFERENCE_TIME_SCALE} or below, or              use `device: cpu` (libtorch), whose derivatives are exact",
+            "objective `{}` differentiates the network by time, which flex does by differences, and \
+             backbone.time_scale `{scale}` is too steep for them; set it to {MAX_DIFFERENCE_TIME_SCALE} or below, or use \
+             `device: cpu` (libtorch), whose derivatives are exact",
             (recipe.objective.info().name)()
         )
     }

@@ -4,6 +4,7 @@
 // compiled for several instruction sets; the loader picks one at run time, so shipped builds need no -march.
 #include <torch/version.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_lerp.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
@@ -264,6 +265,12 @@ int rl_fused_adamw(Handle* p, Handle* g, Handle* m, Handle* v, int64_t n, double
          Tensor s = at::scalar_tensor(step, P[0].options()); std::vector<Tensor> S(n, s);
          std::optional<Tensor> scale; if (divisor) scale = divisor->reshape({});
          at::_fused_adamw_(P, list(g, n), list(m, n), list(v, n), {}, S, lr, b1, b2, wd, eps, false, false, scale))
+}
+
+// a + b for every pair, into new tensors.
+int rl_foreach_add(Handle* a, Handle* b, int64_t n, Handle* sums) {
+  RL_TRY(at::NoGradGuard no_grad; if (n == 0) return 0; auto added = at::_foreach_add(list(a, n), list(b, n), 1);
+         for (int64_t i = 0; i < n; i++) sums[i] = own(added[i]))
 }
 
 // a += weight * (b - a) for every pair, in place.
