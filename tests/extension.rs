@@ -15,10 +15,22 @@ const PROGRAM: &str = "--offline --release --package realign-experiments --packa
 /// Beginnings of the variables that cargo sets for the package whose test runs.
 const OWN_VARIABLES: [&str; 6] =
     ["CARGO_BIN_", "CARGO_CRATE_", "CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_PRIMARY_", "CARGO_TARGET_TMPDIR"];
+const PROFILE: &str = "[profile.dev]\n";
+/// The copies do a single step: compiling them takes longer than running them.
+const QUICKLY_COMPILED: &str = "[profile.release.package.realign]\nopt-level = 0\n\n\
+                                [profile.release.package.realign-plugins]\nopt-level = 0\n\n\
+                                [profile.release.package.realign-experiments]\nopt-level = 0\n\n";
 const PLUGIN_LINE: &str = "realign-plugins.workspace = true\n";
 
 fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// Lines for the crate outside: cargo shares what it compiled only between equal profiles and equal features, and these
+/// are those of all packages together.
+fn as_in_the_tree() -> String {
+    let program = "[dev-dependencies]\nrealign-experiments = { path = \"../tree/experiments\" }";
+    format!("\n{program}\n\n[profile.release]\nstrip = true\n\n{QUICKLY_COMPILED}")
 }
 
 /// Copies what differs, so that cargo sees no change where there is none.
@@ -75,6 +87,7 @@ fn plugins_in_the_tree_and_outside_are_tested_and_used() {
     PARTS.iter().for_each(|part| copy(&project().join(part), &tree.join(part)));
     // Cargo knows packages by name, version and place in their workspace: the copies must not pass for the originals.
     edit(&tree.join("Cargo.toml"), VERSION, "version = \"0.1.0-extension\"\nedition");
+    edit(&tree.join("Cargo.toml"), PROFILE, &format!("{QUICKLY_COMPILED}{PROFILE}"));
     if outside.exists() {
         fs::remove_dir_all(&outside).unwrap();
     }
@@ -88,6 +101,8 @@ fn plugins_in_the_tree_and_outside_are_tested_and_used() {
     let passed = cargo(&tree, &target, &format!("test {PROGRAM} --lib my_idea"));
     assert!(passed.contains("my_idea::tests"), "{passed}");
     fs::copy(tree.join("Cargo.lock"), outside.join("Cargo.lock")).unwrap();
+    let manifest = fs::read_to_string(outside.join("Cargo.toml")).unwrap();
+    fs::write(outside.join("Cargo.toml"), manifest + &as_in_the_tree()).unwrap();
     let passed = cargo(&outside, &target, "test --offline --release");
     assert!(passed.contains("my_plugins::tests"), "{passed}");
 
