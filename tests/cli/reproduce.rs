@@ -223,7 +223,7 @@ fn a_killed_table_goes_on_where_it_was_and_trains_nothing_twice() {
         let mut entries = fs::read_dir(folder.join("checkpoints")).into_iter().flatten().flatten();
         entries.any(|entry| entry.file_name().to_string_lossy().starts_with("step-"))
     };
-    let mut child = start(&[]);
+    let mut child = start(&["--jobs", "1"]);
     let began = Instant::now();
     while !has_begun(&folders[0]) && began.elapsed() < Duration::from_secs(120) {
         std::thread::yield_now();
