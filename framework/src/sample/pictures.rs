@@ -81,46 +81,35 @@ pub fn draw_prompts(
     first_idx: u64,
     sampling: Sampling,
 ) -> Result<Vec<u8>> {
-    assembly.draw_size.parts(prompts, |from, part| {
-        draw_together(assembly, model, sampler, latent, part, first_idx + from as u64, sampling)
-    })
-}
-
-fn draw_together(
-    assembly: &Assembly,
-    model: &TrainModel,
-    sampler: &dyn Sampler,
-    latent: [usize; 3],
-    prompts: &[Prompt],
-    first_idx: u64,
-    sampling: Sampling,
-) -> Result<Vec<u8>> {
-    let device = &assembly.device;
-    let (count, size) = (prompts.len(), latent.iter().product::<usize>());
-    let shape = [count, latent[0], latent[1], latent[2]];
-    let noise = |stream: &str| {
-        let values: Vec<f32> =
-            (0..count as u64).flat_map(|i| image_noise(sampling.seed, first_idx + i, stream, size)).collect();
-        ops::upload(&values, shape, device)
-    };
-    let step_noise = |step: usize| noise(&format!("sde/{step}"));
-    let (labels, captions): (Vec<_>, Vec<_>) =
-        prompts.iter().map(|prompt| (prompt.label, prompt.caption.clone())).unzip();
-    let conditioner = assembly.conditioner(model);
-    let draw = || {
-        let request = SampleRequest {
-            backbone: &*model.backbone,
-            objective: &*assembly.objective,
-            noise: noise("initial"),
-            condition: conditioner.condition(&labels, &captions, device)?,
-            null: conditioner.null(count, device),
-            guidance: sampling.guidance,
-            step_noise: &step_noise,
+    assembly.draw_size.parts(prompts, |from, prompts| {
+        let first_idx = first_idx + from as u64;
+        let device = &assembly.device;
+        let (count, size) = (prompts.len(), latent.iter().product::<usize>());
+        let shape = [count, latent[0], latent[1], latent[2]];
+        let noise = |stream: &str| {
+            let values: Vec<f32> =
+                (0..count as u64).flat_map(|i| image_noise(sampling.seed, first_idx + i, stream, size)).collect();
+            ops::upload(&values, shape, device)
         };
-        let samples = sampler.sample(request)?;
-        Ok(picture_bytes(assembly.autoencoder.decode(samples), sampling.quantization))
-    };
-    assembly.precision.scope(|| ops::guard(draw))
+        let step_noise = |step: usize| noise(&format!("sde/{step}"));
+        let (labels, captions): (Vec<_>, Vec<_>) =
+            prompts.iter().map(|prompt| (prompt.label, prompt.caption.clone())).unzip();
+        let conditioner = assembly.conditioner(model);
+        let draw = || {
+            let request = SampleRequest {
+                backbone: &*model.backbone,
+                objective: &*assembly.objective,
+                noise: noise("initial"),
+                condition: conditioner.condition(&labels, &captions, device)?,
+                null: conditioner.null(count, device),
+                guidance: sampling.guidance,
+                step_noise: &step_noise,
+            };
+            let samples = sampler.sample(request)?;
+            Ok(picture_bytes(assembly.autoencoder.decode(samples), sampling.quantization))
+        };
+        assembly.precision.scope(|| ops::guard(draw))
+    })
 }
 
 /// Bytes of pictures, in the order picture, row, column, channel.
