@@ -42,13 +42,13 @@ else
 fi
 trained=(--set "alignment.0.encoders=[{type: checkpoint, run: $runs/target}]")
 
-# Reports of one table take each other's place, so each is copied.
+# The folder of a report is named after its overrides; a copy gets a name for people.
 reproduce() {
-    local table=$1 name=$2
+    local table=$1 name=$2 page
     shift 2
-    cargo xtask reproduce "$table" "${common[@]}" "$@"
+    page="$(cargo xtask reproduce "$table" "${common[@]}" "$@" | tee /dev/stderr | sed -n 's/^report: //p')"
     mkdir -p "$runs/reports"
-    cp -rT "$folder/$table-tiny-imagenet" "$runs/reports/$kind-$table-$name"
+    cp -rT "$(dirname "$page")" "$runs/reports/$kind-$table-$name"
 }
 reproduce table1c trained --rows 1,2,7 "${trained[@]}"
 reproduce table2 trained --set alignment.0.encoder_depth=2 "${trained[@]}"

@@ -328,7 +328,7 @@ fn conditioners_give_what_they_say_and_train_all_their_parameters_where_they_tra
         let config: Box<dyn ConditionerConfig> = config(plugin);
         let context = ConditionerContext { num_classes: 7, weights_dir: "pretrained_models".into() };
         if config.weights(&context.weights_dir).iter().any(|file| !file.path.exists()) {
-            println!("skipped: {} lacks its published weights", (plugin.name)());
+            println!("left out: {} lacks its published weights", (plugin.name)());
             continue;
         }
         let device = if config.is_trained() { device.clone().autodiff() } else { device.clone() };

@@ -18,7 +18,7 @@ fn table(path: &Path) -> FeatureTable {
 #[test]
 fn statistics_and_the_distance_of_2048_features_are_timed() {
     let Some(folder) = std::env::var_os("REALIGN_FEATURES") else {
-        println!("skipped: `python tests/python/generation_metrics.py statistics` times statistics of {DIM} features");
+        realign_tests::say_skipped("`python tests/python/generation_metrics.py statistics` times it");
         return;
     };
     let tables = ["a.f32", "b.f32"].map(|name| table(&Path::new(&folder).join(name)));

@@ -59,7 +59,7 @@ fn steps(recipe: &str, sets: &[&str]) -> Steps {
 /// Three steps as the loop does them, of which the last one's numbers are read.
 fn assert_waits_once(recipe: &str, sets: &[&[&str]]) {
     if !backend_names().contains(&"libtorch") {
-        eprintln!("skipped: this program was built without libtorch");
+        realign_tests::say_skipped("built without libtorch");
         return;
     }
     let Steps { mut step, device } = steps(recipe, &sets.concat());
@@ -111,7 +111,7 @@ fn training_an_autoencoder_does_not_wait() {
 #[test]
 fn an_encoder_that_works_on_the_host_waits_once_for_each_batch_of_pictures() {
     if !backend_names().contains(&"libtorch") {
-        eprintln!("skipped: this program was built without libtorch");
+        realign_tests::say_skipped("built without libtorch");
         return;
     }
     let sets = [&NETWORK[..], &["alignment.0.encoder_depth=1", "alignment.0.encoders=[{type: hog}]"]].concat();

@@ -38,7 +38,7 @@ fn run(desk: &Desk, name: &str, limit: &str) -> Answer {
 fn is_skipped() -> bool {
     let is_skipped = !backend_names().contains(&"libtorch");
     if is_skipped {
-        eprintln!("skipped: this program was built without libtorch");
+        realign_tests::say_skipped("built without libtorch");
     }
     is_skipped
 }

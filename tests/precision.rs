@@ -58,7 +58,7 @@ fn plan(desk: &Desk, recipe: &str, more: &[&str]) -> anyhow::Result<(Layered, Pl
 fn has_libtorch() -> bool {
     let has = backend_names().contains(&"libtorch");
     if !has {
-        stdout().write_all(b"skipped: bf16 needs libtorch\n").unwrap();
+        realign_tests::say_skipped("bf16 needs libtorch");
     }
     has
 }

@@ -21,7 +21,7 @@ fn plan(recipe: &str, sets: &[&str]) -> anyhow::Result<Plan> {
 #[test]
 fn blocks_that_are_computed_again_have_the_same_gradients_bit_for_bit() {
     let Some(device) = devices().into_iter().find(realign::ops::on_libtorch) else {
-        return eprintln!("skipped: built without libtorch");
+        return realign_tests::say_skipped("built without libtorch");
     };
     let (device, mut num_pairs) = (device.autodiff(), 0);
     let conv = of_kind("projector").into_iter().find(|plugin| (plugin.name)() == "conv").unwrap();
@@ -57,7 +57,7 @@ fn blocks_that_are_computed_again_have_the_same_gradients_bit_for_bit() {
 #[test]
 fn three_steps_with_and_without_recomputation_are_the_same_bits() {
     if !devices().iter().any(realign::ops::on_libtorch) {
-        return eprintln!("skipped: built without libtorch");
+        return realign_tests::say_skipped("built without libtorch");
     }
     for recipe in ["sit-irepa.yaml", "jit-irepa.yaml", "mmdit-irepa.yaml", "meanflow-irepa.yaml"] {
         let [kept, recomputed] = ["false", "true"].map(|recomputes| {
@@ -101,7 +101,7 @@ const PEAK: &str = "peak bytes: ";
 #[test]
 fn recomputation_saves_three_quarters_of_the_memory_of_a_deep_network() {
     let Some(device) = devices().into_iter().find(realign::ops::on_libtorch) else {
-        return eprintln!("skipped: built without libtorch");
+        return realign_tests::say_skipped("built without libtorch");
     };
     if let Ok(recomputes) = std::env::var(RECOMPUTES) {
         let set = format!("train.activation_checkpointing={recomputes}");

@@ -349,5 +349,5 @@ fn two_runs_started_in_the_same_second_have_different_event_files() {
             return;
         }
     }
-    writeln!(stdout(), "skipped: this machine is too busy to start two runs in one second").unwrap();
+    realign_tests::say_skipped("this machine is too busy to start two runs in one second");
 }

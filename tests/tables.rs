@@ -77,7 +77,7 @@ fn all_205_entries_of_the_tables_are_here_and_five_are_quoted() {
 #[test]
 fn printed_numbers_are_those_of_a_transcription() {
     let Some(path) = std::env::var_os("REALIGN_PAPER_TABLES") else {
-        println!("skipped: REALIGN_PAPER_TABLES names no transcription");
+        realign_tests::say_skipped("REALIGN_PAPER_TABLES names no transcription");
         return;
     };
     let text = std::fs::read_to_string(path).unwrap();

@@ -15,7 +15,7 @@ fn python() -> Option<String> {
 #[test]
 fn both_programs_train_and_sample_the_same_networks() {
     let Some(python) = python() else {
-        return eprintln!("skipped: needs a Python with torch and torchvision; REALIGN_PYTHON names one");
+        return realign_tests::say_skipped("needs a Python with torch and torchvision; REALIGN_PYTHON names one");
     };
     let desk = Desk::new();
     let one = ["--sizes", "S", "--batch", "2", "--rounds", "1", "--steps", "1", "--no-compile", "--json"];

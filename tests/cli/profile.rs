@@ -65,7 +65,7 @@ fn measured_memory_stands_beside_the_estimate() {
 #[test]
 fn a_size_that_is_left_to_the_run_is_told_with_its_reason() {
     if !backend_names().contains(&"libtorch") {
-        return println!("skipped: built without libtorch");
+        return realign_tests::say_skipped("built without libtorch");
     }
     let auto = ["--set", "train.micro_batch_size=auto", "--set", "train.memory_limit=100"];
     for command in

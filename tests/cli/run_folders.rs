@@ -119,7 +119,7 @@ fn a_folder_without_permission_is_refused() {
     fs::create_dir(desk.path("locked")).unwrap();
     fs::set_permissions(desk.path("locked"), fs::Permissions::from_mode(0o555)).unwrap();
     if fs::write(desk.path("locked/probe"), "").is_ok() {
-        println!("skipped: this user may write into read-only folders");
+        realign_tests::say_skipped("this user may write into read-only folders");
         return;
     }
     run(&desk, "locked/run", &[]).assert_refused(&["locked/run"]);
@@ -165,7 +165,7 @@ fn a_full_disk_is_an_error_of_its_own_words() {
     let Some(answer) =
         output.ok().map(Answer::from).filter(|answer| answer.err.starts_with("error:") || answer.code == 0)
     else {
-        println!("skipped: this machine gives no mount namespace to fill");
+        realign_tests::say_skipped("this machine gives no mount namespace to fill");
         return;
     };
     answer.assert_refused(&["full/run", "No space left"]);

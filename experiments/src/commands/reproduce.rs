@@ -121,7 +121,7 @@ impl Reproduce {
         if stop.load(Ordering::Relaxed) {
             writeln!(out, "stopped and saved; the same command goes on")?;
         }
-        let folder = runs.join(format!("{name}-{profile}"));
+        let folder = runs.join(scale.report_name(name));
         let structure_file = folder.join("structure.json");
         let structure = match self.report || stop.load(Ordering::Relaxed) {
             true => Structure::read(&structure_file),

@@ -21,19 +21,25 @@ impl<'a> Trial<'a> {
     /// # Errors
     /// Something is missing, or sizes do not fit.
     pub fn new(job: &'a Job, micro_batch: Option<&MicroBatch>) -> Result<Self> {
-        Ok(match job {
-            Job::Program(plan) => Self::Program(Box::new(ProgramRun::new(plan)?)),
-            Job::Diffusion(plan) => match &plan.recipe.program {
-                Some(program) => Self::Program(Box::new(ProgramRun::with_diffusion(plan, &**program)?)),
-                None => {
-                    let mut trainer = Trainer::new(plan)?;
-                    if let Some(MicroBatch { samples, .. }) = micro_batch {
-                        trainer.set_micro_batches(*samples, plan.recipe.train.global_batch_size / samples);
-                    }
-                    Self::Diffusion(Box::new(trainer), plan)
-                }
-            },
-        })
+        match job {
+            Job::Program(plan) => Ok(Self::Program(Box::new(ProgramRun::new(plan)?))),
+            Job::Diffusion(plan) => Self::of_plan(plan, micro_batch),
+        }
+    }
+
+    /// The same for a recipe with a diffusion model, with what [`fitting_micro_batch`] said.
+    ///
+    /// # Errors
+    /// Something is missing, or sizes do not fit.
+    pub fn of_plan(plan: &'a Plan, micro_batch: Option<&MicroBatch>) -> Result<Self> {
+        if let Some(program) = &plan.recipe.program {
+            return Ok(Self::Program(Box::new(ProgramRun::with_diffusion(plan, &**program)?)));
+        }
+        let mut trainer = Trainer::new(plan)?;
+        if let Some(MicroBatch { samples, .. }) = micro_batch {
+            trainer.set_micro_batches(*samples, plan.recipe.train.global_batch_size / samples);
+        }
+        Ok(Self::Diffusion(Box::new(trainer), plan))
     }
 
     /// One optimizer step.
@@ -69,11 +75,18 @@ pub fn device_of(job: &Job) -> Result<Device> {
 /// As [`MicroBatch::fitting`].
 pub fn micro_batch_of(job: &Job) -> Result<Option<MicroBatch>> {
     match job {
-        Job::Diffusion(plan) if plan.recipe.train.micro_batch_size == MicroBatchSize::Auto => {
-            MicroBatch::fitting(plan).map(Some)
-        }
-        _ => Ok(None),
+        Job::Diffusion(plan) => fitting_micro_batch(plan),
+        Job::Program(_) => Ok(None),
     }
+}
+
+/// The same for a recipe with a diffusion model.
+///
+/// # Errors
+/// As [`MicroBatch::fitting`].
+pub fn fitting_micro_batch(plan: &Plan) -> Result<Option<MicroBatch>> {
+    let is_auto = plan.recipe.train.micro_batch_size == MicroBatchSize::Auto;
+    if is_auto { MicroBatch::fitting(plan).map(Some) } else { Ok(None) }
 }
 
 /// Steps, batch and rate of a recipe of either sort.

@@ -9,15 +9,12 @@ use realign::recipe::{Missing, Plan};
 use realign::weights::published_weights;
 
 use super::setting::{Scale, Setting};
+use super::speed::Speed;
 use super::work::{Training, reached};
 use crate::commands::explain::Costs;
 use crate::progress::duration;
 use crate::table::{Table, number};
 
-const H100: f64 = 989e12; // dense bf16 operations per second, NVIDIA's data sheet (SXM)
-const UTILIZATION: f64 = 0.4;
-/// Two CPU cores in f32: iREPA's demo takes 3 min 21 s, previews counted in (README).
-const TWO_CORES: f64 = 124e9;
 const F32: f64 = 4.0; // bytes
 
 /// What one run takes.
@@ -108,6 +105,11 @@ pub fn print_costs(
     scale: &Scale<'_>,
     out: &mut dyn Write,
 ) -> Result<()> {
+    let speed = match (scale.is_paper, trainings.first(), settings.first()) {
+        (false, Some(training), Some(setting)) => Speed::here(&setting.plan, &training.name),
+        _ => Speed::paper(),
+    };
+    let time = |flops: f64| time(flops, &speed, scale.is_paper);
     let mut table = Table::new(["run", "to step", "done", "train", "samples", "disk GB"]);
     let (mut sum, mut downloads) = (Cost::default(), BTreeMap::new());
     for training in trainings {
@@ -123,8 +125,8 @@ pub fn print_costs(
             training.name.clone(),
             if stages.len() > 1 { stages.join(", ") } else { steps.to_string() },
             done,
-            time(cost.train_flops, scale.is_paper),
-            time(cost.sample_flops, scale.is_paper),
+            time(cost.train_flops),
+            time(cost.sample_flops),
             number(cost.disk_bytes / 1e9, 2),
         ]);
         sum.train_flops += cost.train_flops;
@@ -139,13 +141,13 @@ pub fn print_costs(
     writeln!(
         out,
         "\ntotal  {} ({} of it training), {} operations, {:.1} GB of checkpoints",
-        time(sum.flops(), scale.is_paper),
-        time(sum.train_flops, scale.is_paper),
+        time(sum.flops()),
+        time(sum.train_flops),
         scientific(sum.flops()),
         sum.disk_bytes / 1e9
     )?;
     print_downloads(&downloads, scale, out)?;
-    print_assumptions(scale.is_paper, out)
+    print_assumptions(&speed, out)
 }
 
 fn print_downloads(downloads: &BTreeMap<String, Option<f64>>, scale: &Scale<'_>, out: &mut dyn Write) -> Result<()> {
@@ -169,22 +171,9 @@ fn print_downloads(downloads: &BTreeMap<String, Option<f64>>, scale: &Scale<'_>,
     Ok(())
 }
 
-fn print_assumptions(is_paper: bool, out: &mut dyn Write) -> Result<()> {
-    let speed = match is_paper {
-        true => format!(
-            "one H100 at {:.0} % of its {:.0} TFLOP/s in bf16; not measured here",
-            UTILIZATION * 100.0,
-            H100 / 1e12
-        ),
-        false => {
-            format!(
-                "two CPU cores at {:.0} GFLOP/s in f32, what the demo of iREPA reaches on such a machine",
-                TWO_CORES / 1e9
-            )
-        }
-    };
+fn print_assumptions(speed: &Speed, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "assumed:")?;
-    writeln!(out, "  {speed}")?;
+    writeln!(out, "  {}", speed.source)?;
     writeln!(
         out,
         "  a backward pass costs two forward passes; an encoder two operations for each parameter and token"
@@ -194,11 +183,9 @@ fn print_assumptions(is_paper: bool, out: &mut dyn Write) -> Result<()> {
     Ok(())
 }
 
-fn time(flops: f64, is_paper: bool) -> String {
-    match is_paper {
-        true => format!("{:.1} GPU h", flops / (H100 * UTILIZATION) / 3600.0),
-        false => duration(flops / TWO_CORES),
-    }
+fn time(flops: f64, speed: &Speed, is_paper: bool) -> String {
+    let seconds = flops / speed.flops;
+    if is_paper { format!("{:.1} GPU h", seconds / 3600.0) } else { duration(seconds) }
 }
 
 fn scientific(flops: f64) -> String {

@@ -10,6 +10,7 @@ mod paper_table;
 mod report;
 mod runner;
 mod setting;
+mod speed;
 mod state;
 mod structure;
 mod work;

@@ -10,6 +10,9 @@ use sha2::{Digest, Sha256};
 use super::entry::Entry;
 use super::library::Difference;
 
+/// Most steps of a run at the scale of the demo, so that four of them take less than 25 minutes on two slow cores.
+const DEMO_STEPS: u64 = 1000;
+
 /// Where a table is run.
 #[derive(Debug)]
 pub struct Scale<'a> {
@@ -51,6 +54,19 @@ pub struct Setting {
 }
 
 impl Scale<'_> {
+    /// Name of the folder of a table's report: of its own for each set of overrides and other readings.
+    pub fn report_name(&self, table: &str) -> String {
+        let mut name = format!("{table}-{}", self.profile);
+        if !(self.sets.is_empty() && self.other.is_empty()) {
+            let others = self.other.iter().map(|other| format!("--other {}\n", other.about));
+            name += &format!(
+                "-{}",
+                short_hash(&self.sets.iter().map(|set| format!("{set}\n")).chain(others).collect::<String>())
+            );
+        }
+        name
+    }
+
     /// Resolves an entry without making a value.
     ///
     /// # Errors
@@ -70,6 +86,7 @@ impl Scale<'_> {
         let steps = match (asked, entry.steps.filter(|_| self.is_paper)) {
             (Some(text), _) => text.parse().with_context(|| format!("--set train.steps={text}"))?,
             (None, Some(steps)) => steps,
+            (None, None) if self.profile == "demo" => own.recipe.train.steps.min(DEMO_STEPS),
             (None, None) => own.recipe.train.steps,
         };
         let sample_sets = self.sampling(entry);
@@ -189,5 +206,10 @@ fn sampling(layered: &Layered) -> String {
     let is_meant = |key: &str| key.starts_with("sample.") || key.starts_with("evaluation.");
     let leaves = layered.leaves().into_iter().filter(|(key, ..)| is_meant(key));
     let text: String = leaves.map(|(key, value, _)| format!("{key}={value}\n")).collect();
+    short_hash(&text)
+}
+
+/// Eight hexadecimal digits.
+fn short_hash(text: &str) -> String {
     Sha256::digest(text.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
 }

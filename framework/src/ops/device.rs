@@ -61,13 +61,13 @@ impl DeviceChoice {
 /// The device is not there, or this program was built without the backend that it needs.
 pub fn open(choice: DeviceChoice) -> Result<Device> {
     match choice {
-        DeviceChoice::Flex => Ok(Device::flex()),
+        DeviceChoice::Flex => Ok(flex()),
         #[cfg(feature = "tch")]
         DeviceChoice::Auto => Ok(open_cuda(0).unwrap_or_else(|_| libtorch_cpu())),
         #[cfg(feature = "tch")]
         DeviceChoice::Cpu => Ok(libtorch_cpu()),
         #[cfg(not(feature = "tch"))]
-        DeviceChoice::Auto => Ok(Device::flex()),
+        DeviceChoice::Auto => Ok(flex()),
         #[cfg(not(feature = "tch"))]
         DeviceChoice::Cpu => {
             bail!("`cpu` needs libtorch, and this program was built without it; use `device: flex`")
@@ -76,9 +76,15 @@ pub fn open(choice: DeviceChoice) -> Result<Device> {
     }
 }
 
+fn flex() -> Device {
+    super::heap::keep_freed_memory();
+    Device::flex()
+}
+
 #[cfg(feature = "tch")]
 #[allow(deprecated)] // upstream moves libtorch out of the default set; this function is the only caller
 fn libtorch_cpu() -> Device {
+    super::heap::keep_freed_memory();
     Device::libtorch()
 }
 

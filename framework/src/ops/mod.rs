@@ -27,6 +27,7 @@ mod group_norm;
 mod guard;
 #[cfg(feature = "tch")]
 mod half;
+mod heap;
 mod jvp;
 mod layer_norm;
 #[cfg(feature = "tch")]

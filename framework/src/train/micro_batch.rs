@@ -70,7 +70,7 @@ impl MicroBatch {
                 Err(error) => Err(error),
             }
         })?;
-        let (samples, bytes) = tried.ok_or_else(|| too_large(&line, limit))?;
+        let (samples, bytes) = tried.map_err(|one| too_large(&line, one, limit))?;
         let [small, large] =
             line.measured.map(|(samples, bytes)| format!("{} with {samples}", gigabytes(bytes as f64)));
         let note = format!(
@@ -105,6 +105,7 @@ impl Line {
     }
 
     /// The largest divisor of the batch that fits, with its bytes: of those that should, the first whose trial does.
+    /// Where none does, what one sample takes.
     ///
     /// `trial` returns the bytes of a step of so many samples, or nothing where memory ended.
     fn largest_tried(
@@ -112,25 +113,43 @@ impl Line {
         global_batch_size: usize,
         limit: f64,
         mut trial: impl FnMut(usize) -> Result<Option<u64>>,
-    ) -> Result<Option<(usize, u64)>> {
+    ) -> Result<Result<(usize, u64), OneSample>> {
+        let mut one = OneSample::Foretold(self.bytes(1));
         let divisors = (1..=global_batch_size).rev().filter(|samples| global_batch_size.is_multiple_of(*samples));
         for samples in divisors.filter(|samples| self.bytes(*samples) <= limit) {
             let known = self.measured.iter().find(|(known, _)| *known == samples).map(|(_, bytes)| *bytes);
             let bytes = if known.is_some() { known } else { trial(samples)? };
             if let Some(bytes) = bytes.filter(|bytes| *bytes as f64 <= limit) {
-                return Ok(Some((samples, bytes)));
+                return Ok(Ok((samples, bytes)));
             }
+            one = match (samples, bytes) {
+                (1, Some(bytes)) => OneSample::Measured(bytes as f64),
+                (1, None) => OneSample::BeyondMemory,
+                _ => one,
+            };
         }
-        Ok(None)
+        Ok(Err(one))
     }
 }
 
-fn too_large(line: &Line, limit: f64) -> anyhow::Error {
+/// What a step of one sample takes where none fits, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum OneSample {
+    Measured(f64),
+    Foretold(f64),
+    BeyondMemory,
+}
+
+fn too_large(line: &Line, one: OneSample, limit: f64) -> anyhow::Error {
+    let takes = match one {
+        OneSample::Measured(bytes) => gigabytes(bytes),
+        OneSample::Foretold(bytes) => format!("about {}", gigabytes(bytes)),
+        OneSample::BeyondMemory => "more than there is".into(),
+    };
     let measured = line.measured.map(|(samples, bytes)| format!("{} with {samples}", gigabytes(bytes as f64)));
     anyhow!(
-        "train.memory_limit: a step of one sample alone takes about {}, and {} are allowed (measured: {} samples); raise \
+        "train.memory_limit: a step of one sample alone takes {takes}, and {} are allowed (measured: {} samples); raise \
          the limit, or take a smaller backbone, image_size or number of train.ema, or a larger backbone.patch_size",
-        gigabytes(line.bytes(1)),
         gigabytes(limit),
         measured.join(", ")
     )
@@ -189,7 +208,7 @@ mod tests {
         let line = Line::through([(4, 1400), (8, 1800)]); // 1000 and 100 for each sample
         let largest = |batch, limit| {
             let tried = line.largest_tried(batch, limit, |samples| Ok(Some(line.bytes(samples) as u64))).unwrap();
-            tried.map(|(samples, _)| samples)
+            tried.map(|(samples, _)| samples).ok()
         };
         assert_eq!(largest(24, 1e9), Some(24));
         assert_eq!(largest(24, 3000.0), Some(12), "24 would take 3400");
@@ -207,9 +226,21 @@ mod tests {
             tried.push(samples);
             Ok(steep(samples))
         });
-        assert_eq!((found.unwrap(), tried), (Some((12, 2600)), vec![24, 12]), "memory ended with 24");
+        assert_eq!((found.unwrap(), tried), (Ok((12, 2600)), vec![24, 12]), "memory ended with 24");
         let found = line.largest_tried(24, 2500.0, |samples| Ok(steep(samples)));
-        assert_eq!(found.unwrap(), Some((8, 1800)), "12 take more than is allowed, and 8 were measured before");
+        assert_eq!(found.unwrap(), Ok((8, 1800)), "12 take more than is allowed, and 8 were measured before");
+    }
+
+    #[test]
+    fn where_nothing_fits_the_error_says_what_one_sample_takes() {
+        let line = Line::through([(4, 1400), (8, 1800)]);
+        let one = |limit, trial: Option<u64>| line.largest_tried(1, limit, |_| Ok(trial)).unwrap().unwrap_err();
+        assert_eq!(one(1000.0, Some(900)), OneSample::Foretold(1100.0), "not tried");
+        assert_eq!(one(1200.0, Some(1300)), OneSample::Measured(1300.0));
+        assert_eq!(one(1200.0, None), OneSample::BeyondMemory);
+        let said = |one| too_large(&line, one, 1.2e9).to_string();
+        assert!(said(OneSample::Measured(1.3e9)).contains("one sample alone takes 1.30 GB, and 1.20 GB are allowed"));
+        assert!(said(OneSample::BeyondMemory).contains("takes more than there is"));
     }
 
     #[test]
