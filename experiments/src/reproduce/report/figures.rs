@@ -10,6 +10,7 @@ use crate::plot::{Axes, CURVES, Curve, IntervalRow, draw_curves, draw_intervals,
 use crate::reproduce::state::less_is_better;
 
 const MOST_CURVES: usize = 12; // more cannot be told apart
+const WIDE: f64 = 10.0; // from this ratio on, a logarithmic axis
 
 /// Our numbers with their noise, one line for each evaluation, in the order of the runs.
 ///
@@ -83,7 +84,14 @@ pub fn curves(findings: &Findings<'_>) -> Result<Option<Block>> {
     let count = histories.iter().find_map(|(_, history)| history.mean_of(&metric)).unwrap_or(1);
     let title =
         if count > 1 { format!("{metric}, means of {count} values, seed 0") } else { format!("{metric}, seed 0") };
-    let axes = Axes { title, x: "training step".into(), y: metric.clone(), log: [false; 2] };
+    let (low, high) = range(&curves);
+    let log = [false, low > 0.0 && high > WIDE * low];
+    let axes = Axes { title, x: "training step".into(), y: metric.clone(), log };
     let figure = svg(CURVES, |area| draw_curves(area, &axes, &curves))?;
     Ok(Some(Block::Figure("curves", figure, format!("{metric} over steps"))))
+}
+
+fn range(curves: &[Curve]) -> (f64, f64) {
+    let values = curves.iter().flat_map(|curve| &curve.points).map(|point| point.1);
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)))
 }
