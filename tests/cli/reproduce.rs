@@ -316,7 +316,9 @@ fn a_plan_says_hours_disk_and_downloads_and_runs_nothing() {
         "GB of checkpoints",
         "dinov2_vitb14_pretrain.pth",
         "138 GB",
+        "TFLOP/s in bf16; not measured here",
         "profile demo",
+        "measured now in 3 steps of `",
     ] {
         assert!(answer.out.contains(words), "{words}: {}", answer.out);
     }

@@ -17,7 +17,8 @@ use crate::plot::{Axes, CURVES, Canvas, Curve, draw_curves, svg};
 /// Curves of one run or several
 #[derive(Debug, Args)]
 pub struct Plot {
-    /// Run folders, or folders that hold run folders; `NAME=FOLDER` for another name in the legend
+    /// Run folders, or folders that hold run folders; `NAME=FOLDER` for another name in the legend, and runs of one name,
+    /// say of several seeds, become their mean with twice its standard error
     #[arg(required = true)]
     runs: Vec<String>,
     /// What is drawn: a number of `metrics.jsonl` (`train/loss`) or of evaluations (`fid`); the first distance that runs
@@ -57,6 +58,9 @@ impl Plot {
             };
             curves.push(Curve { name: name.clone(), ..curve });
         }
+        let num_runs = curves.len();
+        let curves = means(curves);
+        ensure!(!(in_hours && curves.len() < num_runs), "--x hours: runs of one name have no hours in common");
         let title = match histories.iter().find_map(|(_, history)| history.mean_of(&metric)) {
             Some(count) if count > 1 => format!("{metric}, means of {count} values"),
             _ => metric.clone(),
@@ -94,8 +98,7 @@ impl Plot {
                 folder.display()
             );
             for run in &found {
-                let own = name.clone().filter(|_| found.len() == 1);
-                all.push((own.unwrap_or_else(|| folder_name(run)), History::read(run)?));
+                all.push((name.clone().unwrap_or_else(|| folder_name(run)), History::read(run)?));
             }
         }
         Ok(all)
@@ -137,6 +140,37 @@ impl Plot {
     }
 }
 
+/// The curves by name, in the order of their first one: those of one name become their mean at the steps that all have.
+fn means(curves: Vec<Curve>) -> Vec<Curve> {
+    let mut names: Vec<String> = vec![];
+    let mut of_name: BTreeMap<String, Vec<Curve>> = BTreeMap::new();
+    for curve in curves {
+        if !names.contains(&curve.name) {
+            names.push(curve.name.clone());
+        }
+        of_name.entry(curve.name.clone()).or_default().push(curve);
+    }
+    names.into_iter().filter_map(|name| Some(mean(of_name.remove(&name)?))).collect()
+}
+
+fn mean(mut curves: Vec<Curve>) -> Curve {
+    if curves.len() == 1 {
+        return curves.remove(0);
+    }
+    let count = curves.len() as f64;
+    let mut whole = Curve { name: format!("{}, {count} runs", curves[0].name), points: vec![], band: vec![] };
+    for (step, _) in &curves[0].points {
+        let at = |curve: &Curve| curve.points.iter().find(|(other, _)| other == step).map(|(_, value)| *value);
+        let Some(values) = curves.iter().map(at).collect::<Option<Vec<f64>>>() else { continue };
+        let mean = values.iter().sum::<f64>() / count;
+        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        let noise = 2.0 * (variance / count).sqrt();
+        whole.points.push((*step, mean));
+        whole.band.push([mean - noise, mean + noise]);
+    }
+    whole
+}
+
 /// The folder itself, or the run folders in it, by name.
 fn run_folders(folder: &Path) -> Result<Vec<PathBuf>> {
     let is_run = |folder: &Path| folder.join("metrics.jsonl").is_file();
@@ -147,4 +181,24 @@ fn run_folders(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| is_run(path)).collect();
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_one_name_become_their_mean_at_common_steps() {
+        let curve =
+            |name: &str, values: &[(f64, f64)]| Curve { name: name.into(), points: values.into(), band: vec![] };
+        let found = means(vec![
+            curve("b", &[(1.0, 3.0), (2.0, 4.0)]),
+            curve("a", &[(1.0, 7.0)]),
+            curve("b", &[(2.0, 6.0), (3.0, 9.0)]),
+        ]);
+        let [b, a] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((b.name.as_str(), &b.points[..]), ("b, 2 runs", &[(2.0, 5.0)][..]));
+        assert_eq!(b.band, [[3.0, 7.0]], "the deviation is the root of 2, the standard error 1");
+        assert_eq!((a.name.as_str(), &a.points[..], a.band.len()), ("a", &[(1.0, 7.0)][..], 0));
+    }
 }
