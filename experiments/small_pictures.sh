@@ -51,6 +51,20 @@ reproduce() {
     cp -rT "$(dirname "$page")" "$runs/reports/$kind-$table-$name"
 }
 reproduce table1c trained --rows 1,2,7 "${trained[@]}"
+if [ "$kind" = clean ]; then # distance against steps
+    curves=()
+    for run in "$folder"/sit-{,repa-,irepa-}tiny-imagenet-*; do
+        case "${run##*/}" in
+            sit-tiny*) name=none ;;
+            sit-repa*) name=REPA ;;
+            *) name=iREPA ;;
+        esac
+        [ "$name" = none ] || grep -q "run: $runs/target" "$run/recipe.yaml" || continue
+        cargo xtask eval "$run" --step all --set sample.cfg_scale=1.0
+        curves+=("$name=$run")
+    done
+    cargo xtask plot "${curves[@]}" --metric fd_checkpoint --out "$runs/reports/clean-curve.svg"
+fi
 reproduce table2 trained --set alignment.0.encoder_depth=2 "${trained[@]}"
 reproduce table1c hog --rows 1,2,7
 reproduce table2 hog --set alignment.0.encoder_depth=2
