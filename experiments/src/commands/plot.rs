@@ -13,6 +13,7 @@ use realign::registry::nearest;
 
 use crate::measuring::history::{History, folder_name};
 use crate::plot::{Axes, CURVES, Canvas, Curve, draw_curves, svg};
+use crate::reproduce::Outcome;
 
 /// Curves of one run or several
 #[derive(Debug, Args)]
@@ -58,9 +59,7 @@ impl Plot {
             };
             curves.push(Curve { name: name.clone(), ..curve });
         }
-        let num_runs = curves.len();
-        let curves = means(curves);
-        ensure!(!(in_hours && curves.len() < num_runs), "--x hours: runs of one name have no hours in common");
+        let curves = means(curves)?;
         let title = match histories.iter().find_map(|(_, history)| history.mean_of(&metric)) {
             Some(count) if count > 1 => format!("{metric}, means of {count} values"),
             _ => metric.clone(),
@@ -98,7 +97,12 @@ impl Plot {
                 folder.display()
             );
             for run in &found {
-                all.push((name.clone().unwrap_or_else(|| folder_name(run)), History::read(run)?));
+                let own = name.clone().unwrap_or_else(|| {
+                    let own = folder_name(run);
+                    let is_taken = all.iter().any(|(other, _)| *other == own);
+                    if is_taken { run.display().to_string() } else { own }
+                });
+                all.push((own, History::read(run)?));
             }
         }
         Ok(all)
@@ -140,35 +144,35 @@ impl Plot {
     }
 }
 
-/// The curves by name, in the order of their first one: those of one name become their mean at the steps that all have.
-fn means(curves: Vec<Curve>) -> Vec<Curve> {
-    let mut names: Vec<String> = vec![];
-    let mut of_name: BTreeMap<String, Vec<Curve>> = BTreeMap::new();
+/// The curves of each name, in the order of their first one, as one.
+fn means(curves: Vec<Curve>) -> Result<Vec<Curve>> {
+    let mut groups: Vec<Vec<Curve>> = vec![];
     for curve in curves {
-        if !names.contains(&curve.name) {
-            names.push(curve.name.clone());
+        match groups.iter_mut().find(|group| group[0].name == curve.name) {
+            Some(group) => group.push(curve),
+            None => groups.push(vec![curve]),
         }
-        of_name.entry(curve.name.clone()).or_default().push(curve);
     }
-    names.into_iter().filter_map(|name| Some(mean(of_name.remove(&name)?))).collect()
+    groups.into_iter().map(mean).collect()
 }
 
-fn mean(mut curves: Vec<Curve>) -> Curve {
+/// Mean and noise at the steps that all have.
+fn mean(mut curves: Vec<Curve>) -> Result<Curve> {
     if curves.len() == 1 {
-        return curves.remove(0);
+        return Ok(curves.remove(0));
     }
-    let count = curves.len() as f64;
-    let mut whole = Curve { name: format!("{}, {count} runs", curves[0].name), points: vec![], band: vec![] };
+    let name = &curves[0].name;
+    let mut whole = Curve { name: format!("{name}, {} runs", curves.len()), points: vec![], band: vec![] };
     for (step, _) in &curves[0].points {
         let at = |curve: &Curve| curve.points.iter().find(|(other, _)| other == step).map(|(_, value)| *value);
-        let Some(values) = curves.iter().map(at).collect::<Option<Vec<f64>>>() else { continue };
-        let mean = values.iter().sum::<f64>() / count;
-        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0);
-        let noise = 2.0 * (variance / count).sqrt();
-        whole.points.push((*step, mean));
-        whole.band.push([mean - noise, mean + noise]);
+        let values = curves.iter().map(at).collect::<Option<Vec<f64>>>();
+        let Some(outcome) = values.and_then(|values| Outcome::over(&values)) else { continue };
+        let noise = outcome.noise().unwrap_or(0.0);
+        whole.points.push((*step, outcome.mean));
+        whole.band.push([outcome.mean - noise, outcome.mean + noise]);
     }
-    whole
+    ensure!(!whole.points.is_empty(), "the runs named `{name}` have no step in common; give each a name of its own");
+    Ok(whole)
 }
 
 /// The folder itself, or the run folders in it, by name.
@@ -195,10 +199,17 @@ mod tests {
             curve("b", &[(1.0, 3.0), (2.0, 4.0)]),
             curve("a", &[(1.0, 7.0)]),
             curve("b", &[(2.0, 6.0), (3.0, 9.0)]),
-        ]);
+        ])
+        .unwrap();
         let [b, a] = &found[..] else { panic!("{found:?}") };
         assert_eq!((b.name.as_str(), &b.points[..]), ("b, 2 runs", &[(2.0, 5.0)][..]));
-        assert_eq!(b.band, [[3.0, 7.0]], "the deviation is the root of 2, the standard error 1");
+        assert!(
+            (b.band[0][0] - 3.0).abs() + (b.band[0][1] - 7.0).abs() < 1e-12,
+            "the standard error is 1: {:?}",
+            b.band
+        );
         assert_eq!((a.name.as_str(), &a.points[..], a.band.len()), ("a", &[(1.0, 7.0)][..], 0));
+        let apart = means(vec![curve("b", &[(1.0, 3.0)]), curve("b", &[(2.0, 4.0)])]).unwrap_err().to_string();
+        assert!(apart.contains("`b` have no step in common"), "{apart}");
     }
 }

@@ -40,7 +40,7 @@ pub struct Reproduce {
     /// small profiles on a CPU
     #[arg(long)]
     jobs: Option<usize>,
-    /// Print what it costs, and run nothing; without --profile also at the paper's scale
+    /// Print what it costs, and run nothing but a few steps for the speed of this machine; without --profile also at the paper's scale
     #[arg(long)]
     plan: bool,
     /// Write the report of what is there, and run nothing

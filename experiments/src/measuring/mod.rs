@@ -10,4 +10,4 @@ mod trial;
 pub use encoders::{EncoderArgs, NamedEncoder, context, read_normalizer};
 pub use measure::{Measured, measure, metrics_of};
 pub use pictures::{FitChoice, PictureArgs, Source, read_dataset};
-pub use trial::{Trial, device_of, fitting_micro_batch, micro_batch_of, train_section};
+pub use trial::{Trial, device_of, device_of_plan, micro_batch_of, micro_batch_of_plan, train_section};

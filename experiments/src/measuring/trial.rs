@@ -27,7 +27,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// The same for a recipe with a diffusion model, with what [`fitting_micro_batch`] said.
+    /// The same for a recipe with a diffusion model, with what [`micro_batch_of_plan`] said.
     ///
     /// # Errors
     /// Something is missing, or sizes do not fit.
@@ -59,10 +59,21 @@ impl<'a> Trial<'a> {
 /// # Errors
 /// The device is not there, or a file is absent; the message says how to get it.
 pub fn device_of(job: &Job) -> Result<Device> {
-    let (device, missing): (_, &[Missing]) = match job {
-        Job::Diffusion(plan) => (&plan.recipe.device, &plan.missing),
-        Job::Program(plan) => (&plan.recipe.device, &plan.missing),
-    };
+    match job {
+        Job::Diffusion(plan) => device_of_plan(plan),
+        Job::Program(plan) => opened(&plan.recipe.device, &plan.missing),
+    }
+}
+
+/// The same for a recipe with a diffusion model.
+///
+/// # Errors
+/// As [`device_of`].
+pub fn device_of_plan(plan: &Plan) -> Result<Device> {
+    opened(&plan.recipe.device, &plan.missing)
+}
+
+fn opened(device: &str, missing: &[Missing]) -> Result<Device> {
     if let Some(missing) = missing.first() {
         bail!("{missing}");
     }
@@ -75,7 +86,7 @@ pub fn device_of(job: &Job) -> Result<Device> {
 /// As [`MicroBatch::fitting`].
 pub fn micro_batch_of(job: &Job) -> Result<Option<MicroBatch>> {
     match job {
-        Job::Diffusion(plan) => fitting_micro_batch(plan),
+        Job::Diffusion(plan) => micro_batch_of_plan(plan),
         Job::Program(_) => Ok(None),
     }
 }
@@ -84,7 +95,7 @@ pub fn micro_batch_of(job: &Job) -> Result<Option<MicroBatch>> {
 ///
 /// # Errors
 /// As [`MicroBatch::fitting`].
-pub fn fitting_micro_batch(plan: &Plan) -> Result<Option<MicroBatch>> {
+pub fn micro_batch_of_plan(plan: &Plan) -> Result<Option<MicroBatch>> {
     let is_auto = plan.recipe.train.micro_batch_size == MicroBatchSize::Auto;
     if is_auto { MicroBatch::fitting(plan).map(Some) } else { Ok(None) }
 }

@@ -12,7 +12,6 @@ use super::setting::{Scale, Setting};
 use super::speed::Speed;
 use super::work::{Training, reached};
 use crate::commands::explain::Costs;
-use crate::progress::duration;
 use crate::table::{Table, number};
 
 const F32: f64 = 4.0; // bytes
@@ -105,11 +104,10 @@ pub fn print_costs(
     scale: &Scale<'_>,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let speed = match (scale.is_paper, trainings.first(), settings.first()) {
-        (false, Some(training), Some(setting)) => Speed::here(&setting.plan, &training.name),
-        _ => Speed::paper(),
+    let speed = match trainings.first().zip(settings.first()) {
+        Some((training, setting)) if !scale.is_paper => Speed::here(&setting.plan, &training.name),
+        _ => Speed::paper(), // also where rows are only quoted, whose time is 0
     };
-    let time = |flops: f64| time(flops, &speed, scale.is_paper);
     let mut table = Table::new(["run", "to step", "done", "train", "samples", "disk GB"]);
     let (mut sum, mut downloads) = (Cost::default(), BTreeMap::new());
     for training in trainings {
@@ -125,8 +123,8 @@ pub fn print_costs(
             training.name.clone(),
             if stages.len() > 1 { stages.join(", ") } else { steps.to_string() },
             done,
-            time(cost.train_flops),
-            time(cost.sample_flops),
+            speed.time(cost.train_flops),
+            speed.time(cost.sample_flops),
             number(cost.disk_bytes / 1e9, 2),
         ]);
         sum.train_flops += cost.train_flops;
@@ -141,8 +139,8 @@ pub fn print_costs(
     writeln!(
         out,
         "\ntotal  {} ({} of it training), {} operations, {:.1} GB of checkpoints",
-        time(sum.flops()),
-        time(sum.train_flops),
+        speed.time(sum.flops()),
+        speed.time(sum.train_flops),
         scientific(sum.flops()),
         sum.disk_bytes / 1e9
     )?;
@@ -181,11 +179,6 @@ fn print_assumptions(speed: &Speed, out: &mut dyn Write) -> Result<()> {
     writeln!(out, "  samples as many as the recipe evaluates; networks that judge them are not counted")?;
     writeln!(out, "  latents are computed once and kept; an autoencoder that trains too is not counted")?;
     Ok(())
-}
-
-fn time(flops: f64, speed: &Speed, is_paper: bool) -> String {
-    let seconds = flops / speed.flops;
-    if is_paper { format!("{:.1} GPU h", seconds / 3600.0) } else { duration(seconds) }
 }
 
 fn scientific(flops: f64) -> String {

@@ -56,15 +56,10 @@ pub struct Setting {
 impl Scale<'_> {
     /// Name of the folder of a table's report: of its own for each set of overrides and other readings.
     pub fn report_name(&self, table: &str) -> String {
-        let mut name = format!("{table}-{}", self.profile);
-        if !(self.sets.is_empty() && self.other.is_empty()) {
-            let others = self.other.iter().map(|other| format!("--other {}\n", other.about));
-            name += &format!(
-                "-{}",
-                short_hash(&self.sets.iter().map(|set| format!("{set}\n")).chain(others).collect::<String>())
-            );
-        }
-        name
+        let others = self.other.iter().map(|other| &other.about);
+        let asked: String = self.sets.iter().chain(others).map(|line| format!("{line}\n")).collect();
+        let name = format!("{table}-{}", self.profile);
+        if asked.is_empty() { name } else { format!("{name}-{}", short_hash(&asked)) }
     }
 
     /// Resolves an entry without making a value.

@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
-use realign::ops::{self, DeviceChoice};
+use anyhow::Result;
+use realign::ops;
 use realign::recipe::Plan;
 
 use crate::commands::explain::Costs;
-use crate::measuring::{Trial, fitting_micro_batch};
+use crate::measuring::{Trial, device_of_plan, micro_batch_of_plan};
+use crate::progress::duration;
 
 const H100: f64 = 989e12; // dense bf16 operations per second, NVIDIA's data sheet (SXM)
 const UTILIZATION: f64 = 0.4;
@@ -20,9 +21,10 @@ const STEPS: u32 = 3;
 #[derive(Debug, Clone)]
 pub struct Speed {
     /// Floating-point operations per second.
-    pub flops: f64,
+    flops: f64,
     /// Where the number is from.
     pub source: String,
+    in_gpu_hours: bool,
 }
 
 impl Speed {
@@ -33,34 +35,35 @@ impl Speed {
             UTILIZATION * 100.0,
             H100 / 1e12
         );
-        Self { flops: H100 * UTILIZATION, source }
+        Self { flops: H100 * UTILIZATION, source, in_gpu_hours: true }
     }
 
     /// Of this machine: a few steps of a run are done and thrown away; where they cannot be, assumed.
     pub fn here(plan: &Plan, name: &str) -> Self {
-        match tried(plan) {
+        let (flops, source) = match tried(plan) {
             Ok((flops, device)) => {
-                let source =
-                    format!("{:.0} GFLOP/s on {device}, measured now in {STEPS} steps of `{name}`", flops / 1e9);
-                Self { flops, source }
+                let speed = format!("{:.0} GFLOP/s on {device}", flops / 1e9);
+                (flops, format!("{speed}, measured now in {STEPS} steps of `{name}`"))
             }
             Err(problem) => {
-                let source = format!(
-                    "two CPU cores with AVX-512 at {:.0} GFLOP/s in f32; not measured here: {problem:#}",
-                    TWO_CORES / 1e9
-                );
-                Self { flops: TWO_CORES, source }
+                let speed = format!("two CPU cores with AVX-512 at {:.0} GFLOP/s in f32", TWO_CORES / 1e9);
+                (TWO_CORES, format!("{speed}; not measured here: {problem:#}"))
             }
-        }
+        };
+        Self { flops, source, in_gpu_hours: false }
+    }
+
+    /// Time for so many operations, for people.
+    pub fn time(&self, flops: f64) -> String {
+        let seconds = flops / self.flops;
+        if self.in_gpu_hours { format!("{:.1} GPU h", seconds / 3600.0) } else { duration(seconds) }
     }
 }
 
 fn tried(plan: &Plan) -> Result<(f64, String)> {
-    let missing: Vec<String> = plan.missing.iter().map(ToString::to_string).collect();
-    ensure!(missing.is_empty(), "{}", missing.join("; "));
-    let device = DeviceChoice::parse(&plan.recipe.device).and_then(ops::open)?;
+    let device = device_of_plan(plan)?;
     ops::guard(|| {
-        let mut trial = Trial::of_plan(plan, fitting_micro_batch(plan)?.as_ref())?;
+        let mut trial = Trial::of_plan(plan, micro_batch_of_plan(plan)?.as_ref())?;
         trial.step()?.read()?; // makes the values of parameters, which a step does once
         let begin = Instant::now();
         for _ in 0..STEPS {
