@@ -1,7 +1,7 @@
 //! A white page of RGB pixels to paste on and draw on.
 
 use std::path::Path;
-use std::sync::Once;
+use std::sync::OnceLock;
 
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
@@ -71,20 +71,20 @@ impl Canvas {
 
 /// Text of `size` pixels, placed by the given corner or middle.
 pub fn text_style(size: f64, color: RGBColor, horizontal: HPos, vertical: VPos) -> TextStyle<'static> {
+    font().ok(); // a style takes its font when it is made; where there is none, drawing says so
     let (font, color, pos) = ((FONT, size).into_font(), color.to_backend_color(), Pos::new(horizontal, vertical));
     TextStyle { font, color, pos }
 }
 
 /// Makes the fonts known, once; without them plotters would look for those of the system.
 pub(super) fn font() -> Result<()> {
-    static REGISTERED: Once = Once::new();
-    let mut is_good = true;
-    REGISTERED.call_once(|| {
+    static IS_GOOD: OnceLock<bool> = OnceLock::new();
+    let is_good = IS_GOOD.get_or_init(|| {
         let regular = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
         let bold = register_font(FONT, FontStyle::Bold, dejavu::sans::bold());
-        is_good = regular.is_ok() && bold.is_ok();
+        regular.is_ok() && bold.is_ok()
     });
-    if is_good { Ok(()) } else { Err(anyhow!("the font of this build cannot be read")) }
+    if *is_good { Ok(()) } else { Err(anyhow!("the font of this build cannot be read")) }
 }
 
 #[cfg(test)]
