@@ -318,7 +318,7 @@ fn a_plan_says_hours_disk_and_downloads_and_runs_nothing() {
         "138 GB",
         "TFLOP/s in bf16; not measured here",
         "profile demo",
-        "measured now in 3 steps of `",
+        "the fastest of 3 steps measured now of `",
     ] {
         assert!(answer.out.contains(words), "{words}: {}", answer.out);
     }
