@@ -27,7 +27,7 @@ use anyhow::{Result, bail};
 use case::{Case, files, stem};
 use compare::Comparison;
 use realign::burn::tensor::Device;
-use realign::ops::{self, DeviceChoice};
+use realign::ops;
 use realign_experiments as _; // links all plugins
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -75,14 +75,6 @@ const FAMILIES: &[(&str, Runner)] = &[
 
 fn family(name: &str) -> Option<Runner> {
     FAMILIES.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, runner)| *runner)
-}
-
-fn devices() -> Vec<(&'static str, Device)> {
-    let open = |name: &&'static str| {
-        let choice = if *name == "flex" { DeviceChoice::Flex } else { DeviceChoice::Cpu };
-        (*name, ops::open(choice).unwrap())
-    };
-    ops::backend_names().iter().map(open).collect()
 }
 
 fn folder() -> PathBuf {
@@ -160,7 +152,7 @@ fn line(backend: &str, name: &str, comparison: &Comparison) -> String {
 #[test]
 fn every_recorded_case_agrees() {
     // The handle itself, so that the lines show although the test passes.
-    let tally = run(&folder(), &devices(), &mut std::io::stdout()).unwrap_or_else(|problem| panic!("{problem:#}"));
+    let tally = run(&folder(), &ops::devices(), &mut std::io::stdout()).unwrap_or_else(|problem| panic!("{problem:#}"));
     assert_eq!(tally.failed, 0, "{} comparisons failed; the lines above say which", tally.failed);
 }
 
@@ -173,7 +165,7 @@ fn copy_fixture(name: &str, folder: &Path) {
 
 fn run_quietly(folder: &Path) -> (Result<Tally>, String) {
     let mut out = vec![];
-    let tally = run(folder, &devices()[..1], &mut out);
+    let tally = run(folder, &ops::devices()[..1], &mut out);
     (tally, String::from_utf8(out).unwrap())
 }
 

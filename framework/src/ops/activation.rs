@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, activation};
 
-/// GELU in its tanh form: `x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³)))`.
+/// GELU in its tanh form, in the type of what it gets: `x/2 · (1 + tanh(√(2/π)(x + 0.044715 x³)))`.
 pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "tch")]
     if super::on_libtorch(&x.device()) {
@@ -11,7 +11,7 @@ pub fn gelu_tanh<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     activation::gelu_approximate(x)
 }
 
-/// `x · sigmoid(x)`.
+/// `x · sigmoid(x)`, in the type of what it gets.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "tch")]
     if super::on_libtorch(&x.device()) {
@@ -61,6 +61,7 @@ mod fused {
 
         /// `by` times the derivative, which is diagonal: gradients and tangents take the same factor.
         fn scaled(self, x: &T, by: &T) -> T {
+            let by = &by.to_kind(x.kind());
             match self {
                 Self::Gelu => x.gelu_backward(by, "tanh"),
                 Self::Silu => x.silu_backward(by),

@@ -6,8 +6,8 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
 use burn::tensor::Tensor;
 
-use super::dual;
 use super::libtorch::{Handle, Prim, T, check, fresh, handle, own, register};
+use super::{dual, half};
 
 unsafe extern "C" {
     fn rl_layer_norm_backward(g: Handle, x: Handle, mean: Handle, rstd: Handle, d: i64, gx: *mut Handle) -> i32;
@@ -46,7 +46,7 @@ fn tangent(x: &T, weight: &T, mean: &T, rstd: &T, [dx, dweight, dbias]: [Option<
 
 /// Inputs without tangents; the result, mean and reciprocal deviation.
 fn evaluate(inputs: [Prim; 3], eps: f64) -> ([Prim; 3], [Prim; 3]) {
-    let ([x, weight, bias], tangents) = dual::part(inputs);
+    let ([x, weight, bias], tangents) = dual::part(inputs.map(half::full_prim));
     let channels = weight.tensor.size();
     let (y, mean, rstd) = x.tensor.native_layer_norm(channels, Some(&weight.tensor), Some(&bias.tensor), eps);
     let tangent = tangents.and_then(|tangents| tangent(&x.tensor, &weight.tensor, &mean, &rstd, tangents));
@@ -66,7 +66,7 @@ impl Backward<LibTorch, 3> for AffineNormBackward {
     type State = [Prim; 4];
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [to_x, to_weight, to_bias] = ops.parents.map(|node| node.map(|node| node.id));
-        let g = grads.consume::<LibTorch>(&ops.node).tensor;
+        let g = half::full(&grads.consume::<LibTorch>(&ops.node).tensor);
         let [x, weight, mean, rstd] = ops.state.map(|state| state.tensor);
         let over_rows = |x: T| x.reshape([-1, weight.size()[0]]).sum_dim_intlist(&[0i64][..], false, None);
         if to_weight.is_some() {

@@ -50,8 +50,6 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
-    use tch::Kind;
-
     use crate::ops::attention_kernel::{self, Memory};
     use crate::ops::libtorch::{Prim, T, fresh, register};
     use crate::ops::{Precision, dual, half};
@@ -118,33 +116,35 @@ mod fused {
 
     /// An operand as kernels take it and the backward pass keeps it.
     fn kept(x: Prim, precision: Precision) -> Prim {
-        if precision == Precision::Bf16 { fresh(half::rounded(&x.tensor)) } else { x }
+        if precision == Precision::Bf16 { half::rounded_prim(x) } else { half::full_prim(x) }
     }
 
-    /// A kernel's result, as it is kept and in f32.
-    fn results(out: T, precision: Precision) -> [Prim; 2] {
+    /// A kernel's result, as it is kept, and in the type of the operands.
+    fn results(out: T, precision: Precision, is_half: bool) -> [Prim; 2] {
         let kept = kept(fresh(out), precision);
-        let out = if precision == Precision::Bf16 { fresh(kept.tensor.to_kind(Kind::Float)) } else { kept.clone() };
+        let out = if is_half { half::rounded_prim(kept.clone()) } else { half::full_prim(kept.clone()) };
         [kept, out]
     }
 
     /// Operands and result as the backward pass needs them, and the result with tangent.
     fn evaluate(inputs: [Prim; 3]) -> (Kept<4>, Prim) {
         let precision = Precision::current();
+        let is_half = precision == Precision::Bf16 && half::is_half(&inputs[0].tensor);
         let (inputs, tangents) = dual::part(inputs);
         let inputs = inputs.map(|input| kept(input, precision));
         let [q, k, v] = inputs.each_ref().map(|input| &input.tensor);
         let (out, memory) = attention_kernel::forward([q, k, v]);
         let tangent = tangents.map(|tangents| tangent([q, k, v], tangents));
-        let [kept, out] = results(out, precision);
+        let [kept, out] = results(out, precision, is_half);
         let dual = dual::join(out, tangent);
         let [q, k, v] = inputs;
-        (Kept { tensors: [q, k, v, kept], memory, precision }, dual)
+        (Kept { tensors: [q, k, v, kept], memory, precision, is_half }, dual)
     }
 
     /// As [`evaluate`], packed.
     fn evaluate_packed(qkv: Prim, heads: usize) -> (Kept<2>, Prim) {
         let precision = Precision::current();
+        let is_half = precision == Precision::Bf16 && half::is_half(&qkv.tensor);
         let ([qkv], tangents) = dual::part([qkv]);
         let qkv = kept(Prim { tensor: qkv.tensor.contiguous(), ..qkv }, precision);
         let [q, k, v] = unpack(&qkv.tensor, heads);
@@ -153,9 +153,9 @@ mod fused {
             let tangents = unpack(&d.contiguous(), heads).map(Some);
             pack(&tangent([&q, &k, &v], tangents))
         });
-        let [kept, out] = results(pack(&out), precision);
+        let [kept, out] = results(pack(&out), precision, is_half);
         let dual = dual::join(out, tangent);
-        (Kept { tensors: [qkv, kept], memory, precision }, dual)
+        (Kept { tensors: [qkv, kept], memory, precision, is_half }, dual)
     }
 
     /// What the backward pass needs: operands, the result, what the kernel left, the policy of the forward pass.
@@ -164,18 +164,24 @@ mod fused {
         tensors: [Prim; N],
         memory: Memory,
         precision: Precision,
+        /// Whether the operands came in bf16, as their gradients leave then.
+        is_half: bool,
     }
 
     impl<const N: usize> Kept<N> {
         /// Gradients of queries, keys and values, as the kernel leaves them.
         fn backward(&self, g: &T, qkv: [&T; 3], out: &T) -> [T; 3] {
-            let g = if self.precision == Precision::Bf16 { half::rounded(g) } else { g.shallow_clone() };
+            let g = if self.precision == Precision::Bf16 { half::rounded(g) } else { half::full(g) };
             self.precision.scope(|| attention_kernel::backward(&g, qkv, out, &self.memory))
         }
 
-        /// A gradient in f32.
+        /// A gradient in the type of the operands.
         fn finished(&self, gradient: T) -> Prim {
-            fresh(if self.precision == Precision::Bf16 { half::result(&gradient) } else { gradient })
+            fresh(match self.precision {
+                Precision::Bf16 if self.is_half => half::rounded(&gradient),
+                Precision::Bf16 => half::result(&gradient),
+                Precision::F32 | Precision::Tf32 => gradient,
+            })
         }
     }
 

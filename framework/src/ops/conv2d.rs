@@ -118,11 +118,11 @@ mod fused {
 
         /// The picture as the backward pass needs it, the weight, and the result, for operands in bf16.
         fn evaluate_rounded(self, [x, w, b]: [Prim; 3]) -> ([Prim; 3], Prim) {
-            let [x, weight] = [&x, &w].map(|operand| half::rounded(&operand.tensor));
-            let y = self.convolve(&half::operand(&x), &half::operand(&weight), None);
+            let (x, weight) = (half::rounded_prim(x), half::rounded(&w.tensor));
+            let y = self.convolve(&half::operand(&x.tensor), &half::operand(&weight), None);
             let mut y = half::result(&y);
             let _ = y.g_add_(&b.tensor.view([1, -1, 1, 1]));
-            ([fresh(x), w, b], fresh(y))
+            ([x, w, b], fresh(y))
         }
 
         /// Inputs without tangents as the backward pass needs them, and the result.
@@ -130,7 +130,7 @@ mod fused {
             if Precision::current() == Precision::Bf16 {
                 return self.evaluate_rounded(inputs);
             }
-            let ([x, w, b], tangents) = dual::part(inputs);
+            let ([x, w, b], tangents) = dual::part(inputs.map(half::full_prim));
             let y = fresh(self.convolve(&x.tensor, &w.tensor, Some(&b.tensor)));
             let tangent = tangents.and_then(|[dx, dw, db]| {
                 let by_x = dx.map(|dx| self.convolve(&dx, &w.tensor, None));
@@ -173,7 +173,7 @@ mod fused {
         type State = (Prim, Prim, Precision);
         fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
             let parents = ops.parents.map(|node| node.map(|node| node.id));
-            let g = channels_last(&grads.consume::<LibTorch>(&ops.node).tensor);
+            let g = channels_last(&half::full(&grads.consume::<LibTorch>(&ops.node).tensor));
             let (x, w, precision) = ops.state;
             let size = x.tensor.size();
             let (x, padding) = self.padded(&x.tensor);

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 /// * `z`, `target`: `[batch, tokens, channels]`
 /// * result: `[1]`, in `[-1, 1]`
 pub fn mean_cosine_similarity(z: Tensor<3>, target: Tensor<3>, eps: f64) -> Tensor<1> {
-    let target = target.detach();
+    let [z, target] = [z, target.detach()].map(super::precision::full);
     #[cfg(feature = "tch")]
     if super::device::on_libtorch_cpu(&z.device()) && !super::dual::is_open() {
         return fused::mean_cosine(z, target, eps);

@@ -105,6 +105,14 @@ fn open_cuda(index: usize) -> Result<Device> {
     bail!("`cuda:{index}` needs libtorch, and this program was built without it; use `device: flex`")
 }
 
+/// Every kind of device that this program can compute on here, by name: libtorch on the CPU, the first CUDA device
+/// where there is one, flex. Tests run on all of them.
+pub fn devices() -> Vec<(&'static str, Device)> {
+    let libtorch = [("libtorch", DeviceChoice::Cpu), ("cuda", DeviceChoice::Cuda(0))];
+    let choices = libtorch.into_iter().chain([("flex", DeviceChoice::Flex)]);
+    choices.filter_map(|(name, choice)| Some((name, open(choice).ok()?))).collect()
+}
+
 /// Whether the fused libtorch kernels serve this device.
 pub fn on_libtorch(device: &Device) -> bool {
     #[cfg(feature = "tch")]

@@ -195,13 +195,16 @@ pub(super) const CASES: [Case; 22] = [
     },
 ];
 
-/// Every backend of this build.
+/// Everything that this build computes on here.
 pub(super) fn devices() -> Vec<Device> {
-    let mut devices = vec![open(DeviceChoice::Flex).unwrap()];
-    if cfg!(feature = "tch") {
-        devices.push(open(DeviceChoice::Cpu).unwrap());
-    }
-    devices
+    super::devices().into_iter().map(|(_, device)| device).collect()
+}
+
+/// Every case on every device of libtorch.
+#[cfg(feature = "tch")]
+fn everywhere() -> impl Iterator<Item = (&'static Case, Device)> {
+    let devices = devices().into_iter().filter(super::on_libtorch);
+    devices.flat_map(|device| CASES.iter().map(move |case| (case, device.clone())))
 }
 
 pub(super) fn random(name: &str, count: usize, device: &Device) -> Tensor<1> {
@@ -337,8 +340,8 @@ fn every_tangent_agrees_with_central_differences() {
 #[cfg(feature = "tch")]
 #[test]
 fn exact_tangents_agree_with_differences_and_leave_values_alone() {
-    let [flex, libtorch] = [DeviceChoice::Flex, DeviceChoice::Cpu].map(|choice| open(choice).unwrap());
-    for case in &CASES {
+    let flex = open(DeviceChoice::Flex).unwrap();
+    for (case, libtorch) in everywhere() {
         let moves: Vec<usize> = (0..case.large.len()).collect();
         for is_strided in [false, true] {
             let (_, expected) = differentiate_along(case, case.large, &flex, is_strided, &moves);
@@ -431,8 +434,8 @@ fn autodiff_does_not_change_results() {
 #[cfg(feature = "tch")]
 #[test]
 fn fused_ops_agree_with_their_portable_form() {
-    let [flex, libtorch] = [DeviceChoice::Flex, DeviceChoice::Cpu].map(|choice| open(choice).unwrap());
-    for case in &CASES {
+    let flex = open(DeviceChoice::Flex).unwrap();
+    for (case, libtorch) in everywhere() {
         for is_strided in [false, true] {
             let (expected, expected_gradients) = differentiate(case, case.large, &flex, is_strided, &|_| true);
             let (found, gradients) = differentiate(case, case.large, &libtorch, is_strided, &|_| true);

@@ -45,8 +45,8 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
-    use crate::ops::dual;
     use crate::ops::libtorch::{Handle, Prim, T, channels_last, check, fresh, handle, own, register};
+    use crate::ops::{dual, half};
 
     unsafe extern "C" {
         fn rl_group_norm(
@@ -170,7 +170,7 @@ mod fused {
 
         /// The result, and what its gradients need.
         fn evaluate(self, inputs: [Prim; 3]) -> (Kept, Prim) {
-            let (inputs, tangents) = dual::part(inputs);
+            let (inputs, tangents) = dual::part(inputs.map(half::full_prim));
             let [x, weight, bias] = &inputs;
             let [y, mean, rstd] = self.forward(&x.tensor, &weight.tensor, &bias.tensor);
             let kept = Kept { inputs, mean, rstd };
@@ -189,7 +189,7 @@ mod fused {
         type State = Kept;
         fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
             let nodes = ops.parents.map(|node| node.map(|node| node.id));
-            let g = grads.consume::<LibTorch>(&ops.node).tensor;
+            let g = half::full(&grads.consume::<LibTorch>(&ops.node).tensor);
             for (node, gradient) in nodes.into_iter().zip(self.gradients(&g, &ops.state)) {
                 register(grads, node, fresh(gradient));
             }

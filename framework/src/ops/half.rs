@@ -1,12 +1,11 @@
-//! bf16 operands of products whose sums and results are f32.
+//! bf16 in memory: operands of products whose sums are f32, and what one op hands to the next under that policy.
 //!
-//! libtorch's CPU kernels in bf16 need instructions that few machines have and crawl without them. There the operands
-//! are rounded to bf16 and multiplied in f32, which gives the numbers that tensor cores give: a product of two bf16 values
-//! is exact in f32.
+//! libtorch's CPU kernels in bf16 need instructions that few machines have and crawl without them. There values in bf16
+//! are multiplied in f32, which gives the numbers that tensor cores give: a product of two bf16 values is exact in f32.
 
 use tch::{Device, Kind};
 
-use super::libtorch::{Handle, T, check, handle, own};
+use super::libtorch::{Handle, Prim, T, check, fresh, handle, own};
 
 unsafe extern "C" {
     fn rl_mm_f32(a: Handle, b: Handle, product: *mut Handle) -> i32;
@@ -15,6 +14,31 @@ unsafe extern "C" {
 /// The values in bf16.
 pub(super) fn rounded(x: &T) -> T {
     x.to_kind(Kind::BFloat16)
+}
+
+/// The values in f32.
+pub(super) fn full(x: &T) -> T {
+    x.to_kind(Kind::Float)
+}
+
+/// Whether the values are in bf16.
+pub(super) fn is_half(x: &T) -> bool {
+    x.kind() == Kind::BFloat16
+}
+
+/// The values in bf16, and the tensor itself where they are.
+pub(super) fn rounded_prim(x: Prim) -> Prim {
+    if is_half(&x.tensor) { x } else { fresh(rounded(&x.tensor)) }
+}
+
+/// The values in f32, and the tensor itself where they are.
+pub(super) fn full_prim(x: Prim) -> Prim {
+    if x.tensor.kind() == Kind::Float { x } else { fresh(full(&x.tensor)) }
+}
+
+/// In the type of `like`, what is in f32.
+pub(super) fn as_in(y: T, like: &T) -> T {
+    if is_half(like) { rounded(&y) } else { y }
 }
 
 /// What a kernel takes of bf16 values on their device.
@@ -28,6 +52,19 @@ pub(super) fn operand(rounded: &T) -> T {
 /// In f32, what a kernel made of [`operand`]s, rounded as its result is on a device with bf16.
 pub(super) fn result(y: &T) -> T {
     rounded(y).to_kind(Kind::Float)
+}
+
+/// `a · b` in bf16 of matrices in bf16.
+pub(super) fn rounded_matmul(a: &T, b: &T) -> T {
+    if a.device() == Device::Cpu { rounded(&operand(a).mm(&operand(b))) } else { a.mm(b) }
+}
+
+/// `bias + a · b` in bf16 of a vector and matrices in bf16.
+pub(super) fn rounded_affine(bias: &T, a: &T, b: &T) -> T {
+    if a.device() == Device::Cpu {
+        return rounded(&operand(bias).addmm(&operand(a), &operand(b)));
+    }
+    bias.addmm(a, b)
 }
 
 /// `a · b` in f32 of matrices in bf16.

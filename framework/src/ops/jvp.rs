@@ -104,7 +104,8 @@ const STEP: f64 = 2e-2;
 /// The value of `f` at a point with its reverse graph, and its exact derivative along `direction`.
 ///
 /// On libtorch it is forward-mode differentiation underneath the reverse graph: the function runs once. Elsewhere it is
-/// a [central difference](JvpMethod::CentralDifference). It computes in f32, whatever the run's [precision](super::Precision).
+/// a [central difference](JvpMethod::CentralDifference). It computes in f32, with products in tf32 where the run's
+/// [precision](super::Precision) allows it or is bf16.
 /// The point is taken as a constant: no gradient reaches it. What `f` uses besides (parameters) is held fixed for the
 /// tangent and gets its gradient through the value. The tangent stops at `detach` and at data read back to the host.
 ///
@@ -193,7 +194,7 @@ mod exact {
         direction: A,
     ) -> Result<Jvp<D, R>> {
         let level = Level::open()?;
-        let (value, rest) = Precision::F32.scope(|| f(at.dual(direction)))?;
+        let (value, rest) = Precision::current().scope(|| f(at.dual(direction)))?;
         let dual = primitive(value.clone())?;
         let tangent = dual::tangent(&dual).context("the function does not depend on the point")?;
         let tangent = Tensor::from_primitive::<LibTorch>(dual::detached(&tangent));

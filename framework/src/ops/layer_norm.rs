@@ -18,7 +18,8 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<
     normalize(x, eps) * weight.unsqueeze::<D>() + bias.unsqueeze::<D>()
 }
 
-/// LayerNorm without affine parameters, then [`modulate`].
+/// LayerNorm without affine parameters, then [`modulate`]. The result is for other ops here: under bf16 it is bf16 in
+/// memory, as that of [`hidden_linear`](super::hidden_linear).
 ///
 /// # Shapes
 /// * `x`: `[batch, tokens, channels]`
@@ -63,8 +64,9 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
-    use crate::ops::dual;
+    use crate::ops::cuda::{self, Norm};
     use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, is_cpu_f32, own, register};
+    use crate::ops::{Precision, dual, half};
 
     unsafe extern "C" {
         fn rl_layer_norm_backward(g: Handle, x: Handle, mean: Handle, rstd: Handle, d: i64, gx: *mut Handle) -> i32;
@@ -109,7 +111,15 @@ mod fused {
     }
 
     /// Result, mean and reciprocal deviation, the last two `[batch, tokens, 1]`.
-    fn forward(x: &T, shift: &T, scale: &T, eps: f64) -> (T, T, T) {
+    fn forward(x: &T, shift: &T, scale: &T, eps: f64, is_half: bool) -> [T; 3] {
+        if cuda::serves(x, x.size()[2], true) {
+            return cuda::norm(Norm::Layer, [x, shift, scale], eps, is_half);
+        }
+        let [y, mean, rstd] = forward_in_f32(x, shift, scale, eps);
+        [if is_half { half::rounded(&y) } else { y }, mean, rstd]
+    }
+
+    fn forward_in_f32(x: &T, shift: &T, scale: &T, eps: f64) -> [T; 3] {
         if is_cpu_f32(x) {
             let null = std::ptr::null_mut();
             let (mut y, mut mean, mut rstd) = (null, null, null);
@@ -117,14 +127,19 @@ mod fused {
             check(unsafe {
                 rl_modulated_norm(handle(x), handle(shift), handle(scale), eps, &mut y, &mut mean, &mut rstd)
             });
-            return (own(y), own(mean), own(rstd));
+            return [y, mean, rstd].map(own);
         }
         let channels = x.size()[2];
         let (normalized, mean, rstd) = x.native_layer_norm::<T>([channels], None, None, eps);
-        (shift.unsqueeze(1).addcmul(&normalized, &(scale.unsqueeze(1) + 1.0)), mean, rstd)
+        [shift.unsqueeze(1).addcmul(&normalized, &(scale.unsqueeze(1) + 1.0)), mean, rstd]
     }
 
-    fn backward(g: &T, x: &T, scale: &T, mean: &T, rstd: &T) -> (T, T, T) {
+    /// Gradients of input, shift and scale.
+    fn backward(g: &T, x: &T, scale: &T, mean: &T, rstd: &T) -> [T; 3] {
+        if cuda::serves(x, x.size()[2], true) {
+            return cuda::norm_backward(Norm::Layer, g, [x, scale, mean, rstd]);
+        }
+        let g = &half::full(g);
         let null = std::ptr::null_mut();
         let (mut gx, mut gshift, mut gscale) = (null, null, null);
         if is_cpu_f32(x) {
@@ -141,7 +156,7 @@ mod fused {
                     &mut gscale,
                 )
             });
-            return (own(gx), own(gshift), own(gscale));
+            return [gx, gshift, gscale].map(own);
         }
         let normalized = (x - mean) * rstd;
         let to_scale = (g * &normalized).sum_dim_intlist(&[1i64][..], false, None);
@@ -151,7 +166,7 @@ mod fused {
         check(unsafe {
             rl_layer_norm_backward(handle(&to_normalized), handle(x), handle(mean), handle(rstd), x.size()[2], &mut gx)
         });
-        (own(gx), to_shift, to_scale)
+        [own(gx), to_shift, to_scale]
     }
 
     fn tangent(x: &T, scale: &T, mean: &T, rstd: &T, [dx, dshift, dscale]: [Option<T>; 3]) -> Option<T> {
@@ -169,8 +184,9 @@ mod fused {
 
     /// Inputs without tangents; the result, mean and reciprocal deviation.
     fn evaluate(inputs: [Prim; 3], eps: f64) -> ([Prim; 3], [Prim; 3]) {
-        let ([x, shift, scale], tangents) = dual::part(inputs);
-        let (y, mean, rstd) = forward(&x.tensor, &shift.tensor, &scale.tensor, eps);
+        let is_half = Precision::current() == Precision::Bf16;
+        let ([x, shift, scale], tangents) = dual::part(inputs.map(half::full_prim));
+        let [y, mean, rstd] = forward(&x.tensor, &shift.tensor, &scale.tensor, eps, is_half);
         let tangent = tangents.and_then(|tangents| tangent(&x.tensor, &scale.tensor, &mean, &rstd, tangents));
         ([x, shift, scale], [dual::join(fresh(y), tangent), fresh(mean), fresh(rstd)])
     }
@@ -190,7 +206,7 @@ mod fused {
             let [to_x, to_shift, to_scale] = ops.parents.map(|node| node.map(|node| node.id));
             let g = grads.consume::<LibTorch>(&ops.node);
             let (x, scale, mean, rstd) = ops.state;
-            let (gx, gshift, gscale) = backward(&g.tensor, &x.tensor, &scale.tensor, &mean.tensor, &rstd.tensor);
+            let [gx, gshift, gscale] = backward(&g.tensor, &x.tensor, &scale.tensor, &mean.tensor, &rstd.tensor);
             register(grads, to_x, fresh(gx));
             register(grads, to_shift, fresh(gshift));
             register(grads, to_scale, fresh(gscale));

@@ -16,6 +16,19 @@ pub fn peak_memory(device: &Device) -> Option<u64> {
     of_process("VmHWM:")
 }
 
+/// Gives memory that libtorch keeps for later tensors back to a CUDA device, where other programs can take it.
+pub fn release_memory(device: &Device) {
+    #[cfg(feature = "tch")]
+    if cuda(device).is_some() {
+        unsafe extern "C" {
+            fn rl_release_cuda_memory() -> i32;
+        }
+        // SAFETY: plain call.
+        super::libtorch::check(unsafe { rl_release_cuda_memory() });
+    }
+    let _: &Device = device;
+}
+
 /// Whether a device has memory of its own.
 pub fn is_cuda(device: &Device) -> bool {
     #[cfg(feature = "tch")]

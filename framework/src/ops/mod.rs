@@ -18,6 +18,10 @@ mod attention;
 mod attention_kernel;
 mod conv2d;
 mod cosine;
+#[cfg(feature = "tch")]
+mod cuda;
+#[cfg(all(test, feature = "tch"))]
+mod cuda_check;
 mod device;
 #[cfg(feature = "tch")]
 mod dual;
@@ -58,14 +62,14 @@ pub use attention::{attention, attention_packed, unpack_heads};
 pub use conv2d::{ConvShape, conv2d, grid_conv2d};
 pub use cosine::mean_cosine_similarity;
 pub use device::{
-    DeviceChoice, backend_names, describe, libtorch_version, num_threads, on_libtorch, open, set_num_threads,
+    DeviceChoice, backend_names, describe, devices, libtorch_version, num_threads, on_libtorch, open, set_num_threads,
 };
 pub use group_norm::{group_norm, group_norm_silu};
 pub use guard::guard;
 pub use jvp::{Direction, Jvp, JvpMethod, jvp};
 pub use layer_norm::{chunk, layer_norm, modulate, modulated_layer_norm};
-pub use linear::linear;
-pub use memory::{free_memory, gigabytes, is_cuda, peak_memory, resident_memory};
+pub use linear::{hidden_linear, linear};
+pub use memory::{free_memory, gigabytes, is_cuda, peak_memory, release_memory, resident_memory};
 pub use optimizer::{AdamWState, AdamWStep, adamw, global_norm, lerp, sums};
 pub use precision::Precision;
 pub use problem::OutOfMemory;

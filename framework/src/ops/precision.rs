@@ -3,14 +3,15 @@
 use std::cell::Cell;
 
 use anyhow::{Result, bail};
-use burn::tensor::Device;
+use burn::tensor::{DType, Device, FloatDType, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The arithmetic of linear layers, convolutions and attention.
 ///
 /// Norms, softmax, activations, losses, parameters, gradients, optimizer and moving averages are f32 in each of them, and
-/// so is everything inside [`jvp`](super::jvp). What an op keeps for its backward pass is of the policy it ran under.
+/// so is everything inside [`jvp`](super::jvp), where bf16 is tf32. What an op keeps for its backward pass is of the policy
+/// it ran under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Precision {
@@ -43,9 +44,17 @@ impl Precision {
     pub fn current() -> Self {
         #[cfg(feature = "tch")]
         if super::dual::is_open() {
-            return Self::F32; // an op that rounds carries no tangent
+            return CURRENT.get().of_derivative();
         }
         CURRENT.get()
+    }
+
+    /// The policy of a derivative under this one: an op that rounds to bf16 carries no tangent.
+    pub(super) fn of_derivative(self) -> Self {
+        match self {
+            Self::F32 => Self::F32,
+            Self::Tf32 | Self::Bf16 => Self::Tf32,
+        }
     }
 
     /// Runs `work` under this policy. tf32 is a switch of the whole process: two threads must not disagree about it.
@@ -92,6 +101,11 @@ impl Precision {
         #[cfg(feature = "tch")]
         super::libtorch::allow_tf32(self == Self::Tf32);
     }
+}
+
+/// The values in f32, as plain operations and losses compute: what a hidden layer hands on may be in bf16.
+pub(super) fn full<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    if x.dtype() == DType::BF16 { x.cast(FloatDType::F32) } else { x }
 }
 
 /// Compute capability of the first NVIDIA devices with bf16 and tf32.

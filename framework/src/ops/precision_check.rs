@@ -1,7 +1,7 @@
 //! Every op under bf16: which ones round, how much, and when.
 #![cfg(test)]
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::gradient_check::{CASES, Case, Inputs, inputs, random};
 use super::{DeviceChoice, Precision, open};
@@ -19,6 +19,8 @@ const ROUNDED: [&str; 9] = [
     "conv2d with a stride and zeros on two sides",
     "conv2d without bias",
 ];
+/// Ops whose result is for others here: it alone is rounded.
+const HANDED_ON: [&str; 2] = ["modulated_layer_norm", "modulated_rms_norm"];
 /// Most that rounding a few operands to 8 bits (2⁻⁹ of each, 2e-3) changes a result or gradient, relative to its norm.
 const MOST: f64 = 1e-2;
 
@@ -63,16 +65,70 @@ fn bf16_rounds_linear_convolution_and_attention_and_nothing_else() {
                 let what = format!("{} output {i} strided {is_strided}: {error}", case.name);
                 // A bias has the gradient of a sum, which is in f32.
                 let is_bias = i == 3 && case.name != "attention";
-                let allowed = match ROUNDED.contains(&case.name) && !is_bias {
+                let is_handed_on = i == 0 && HANDED_ON.contains(&case.name);
+                let allowed = match (ROUNDED.contains(&case.name) && !is_bias) || is_handed_on {
                     true => 1e-5..MOST,
                     false => 0.0..1e-6,
                 };
                 assert!(allowed.contains(&error), "{what}");
             }
         }
-        num_rounded += usize::from(ROUNDED.contains(&case.name));
+        num_rounded += usize::from(ROUNDED.contains(&case.name) || HANDED_ON.contains(&case.name));
     }
-    assert_eq!(num_rounded, ROUNDED.len());
+    assert_eq!(num_rounded, ROUNDED.len() + HANDED_ON.len());
+}
+
+/// A block of a transformer whose layers are hidden ones: its result, and the gradients of tokens and parameters.
+fn block(device: &Device, precision: Precision) -> Vec<Vec<f32>> {
+    const WIDTH: usize = 64;
+    let device = device.clone().autodiff();
+    let tensor = |name: &str, count: usize| (random(name, count, &device) * 0.3).require_grad();
+    let (x, modulation) = (tensor("x", 3 * 37 * WIDTH), tensor("modulation", 3 * 6 * WIDTH));
+    let (norm, outputs) = (tensor("norm", WIDTH), [3 * WIDTH, WIDTH, 4 * WIDTH, WIDTH, 4 * WIDTH, WIDTH]);
+    let inputs = [WIDTH, WIDTH, WIDTH, 4 * WIDTH, WIDTH, 2 * WIDTH];
+    let sizes = || inputs.into_iter().zip(outputs).enumerate();
+    let weights: Vec<_> = sizes().map(|(i, (i_n, o_n))| tensor(&format!("w{i}"), i_n * o_n)).collect();
+    let biases: Vec<_> = sizes().map(|(i, (_, outputs))| tensor(&format!("b{i}"), outputs)).collect();
+    let layer = |at: usize, x: Tensor<3>| {
+        let result =
+            super::hidden_linear(x, weights[at].clone().reshape([outputs[at], inputs[at]]), Some(biases[at].clone()));
+        let kind = if precision == Precision::Bf16 { DType::BF16 } else { DType::F32 };
+        assert_eq!(result.dtype(), kind);
+        result
+    };
+    let run = || {
+        let [shift, scale, gate, shift2, scale2, gate2] = super::chunk(modulation.clone().reshape([3, 6 * WIDTH]));
+        let x = x.clone().reshape([3, 37, WIDTH]);
+        let h = super::modulated_layer_norm(x.clone(), shift, scale, 1e-6);
+        let x = super::gated_residual(x, gate.clone(), layer(1, super::attention_packed(layer(0, h), 4)));
+        let h = super::modulated_rms_norm(x.clone(), norm.clone(), shift2.clone(), scale2.clone(), 1e-6);
+        let x = super::gated_residual(x, gate2, layer(3, super::gelu_tanh(layer(2, h))));
+        let h = super::modulated_layer_norm(x.clone(), shift2, scale2, 1e-6);
+        super::gated_residual(x, gate, layer(5, super::swiglu(layer(4, h))))
+    };
+    let result = precision.scope(run);
+    assert_eq!(result.dtype(), DType::F32);
+    let weight = random("weights", 3 * 37 * WIDTH, &result.device()).reshape([3, 37, WIDTH]);
+    let gradients = (result.clone() * weight).sum().backward();
+    let inputs = [&x, &modulation, &norm].into_iter().chain(&weights).chain(&biases);
+    let gradient = |input: &Tensor<1>| {
+        let gradient = input.grad(&gradients).unwrap();
+        assert_eq!(gradient.dtype(), DType::F32);
+        to_host(gradient)
+    };
+    std::iter::once(to_host(result)).chain(inputs.map(gradient)).collect()
+}
+
+#[test]
+fn layers_hand_on_bf16_and_the_block_hardly_changes() {
+    for (name, device) in super::devices().into_iter().filter(|(_, device)| super::on_libtorch(device)) {
+        let [exact, found] = [Precision::F32, Precision::Bf16].map(|precision| block(&device, precision));
+        for (i, (found, exact)) in found.iter().zip(&exact).enumerate() {
+            let error = relative_error(found, exact);
+            // A dozen roundings in a row; 2.2e-2 was measured for the tokens at the other end of them.
+            assert!((1e-5..3.5 * MOST).contains(&error), "{name} output {i}: {error}");
+        }
+    }
 }
 
 #[test]

@@ -36,8 +36,8 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
-    use crate::ops::dual;
     use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, is_cpu_f32, own, register};
+    use crate::ops::{cuda, dual, half};
 
     unsafe extern "C" {
         fn rl_rotary_qk_norm(
@@ -131,6 +131,20 @@ mod fused {
 
     /// Result, and the reciprocal roots `[batch · tokens, 2, heads]`.
     fn forward(qkv: &T, heads: usize, qk: [&T; 2], tables: [&T; 2], eps: f64) -> [T; 2] {
+        if serves(qkv, heads) {
+            return cuda::rotary(qkv, heads, qk, tables, eps);
+        }
+        let [y, rstd] = forward_in_f32(&half::full(qkv), heads, qk, tables, eps);
+        [half::as_in(y, qkv), rstd]
+    }
+
+    /// Whether a kernel for NVIDIA devices takes these heads.
+    fn serves(qkv: &T, heads: usize) -> bool {
+        let width = qkv.size()[2] / (3 * heads as i64);
+        (4..=256).contains(&width) && cuda::serves(qkv, width, true)
+    }
+
+    fn forward_in_f32(qkv: &T, heads: usize, qk: [&T; 2], tables: [&T; 2], eps: f64) -> [T; 2] {
         if is_cpu_f32(qkv) {
             let (mut y, mut rstd) = (std::ptr::null_mut(), std::ptr::null_mut());
             let ([q, k], [cos, sin]) = (qk.map(handle), tables.map(handle));
@@ -147,6 +161,14 @@ mod fused {
 
     /// Gradients of the packed tokens and of both weights.
     fn backward(g: &T, qkv: &T, heads: usize, qk: [&T; 2], tables: [&T; 2], rstd: &T) -> [T; 3] {
+        if serves(qkv, heads) {
+            return cuda::rotary_backward(g, qkv, heads, qk, tables, rstd);
+        }
+        let [to_x, to_q, to_k] = backward_in_f32(&half::full(g), &half::full(qkv), heads, qk, tables, rstd);
+        [half::as_in(to_x, qkv), to_q, to_k]
+    }
+
+    fn backward_in_f32(g: &T, qkv: &T, heads: usize, qk: [&T; 2], tables: [&T; 2], rstd: &T) -> [T; 3] {
         if is_cpu_f32(qkv) {
             let null = std::ptr::null_mut();
             let (mut gx, mut gq, mut gk) = (null, null, null);

@@ -23,8 +23,8 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
-    use crate::ops::dual;
     use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, is_cpu_f32, own, register};
+    use crate::ops::{cuda, dual, half};
 
     unsafe extern "C" {
         fn rl_gated_residual_backward(
@@ -49,20 +49,32 @@ mod fused {
         ))
     }
 
-    fn forward(x: &Prim, gate: &Prim, branch: &Prim) -> Prim {
-        fresh(x.tensor.addcmul(&gate.tensor.unsqueeze(1), &branch.tensor))
+    fn forward([x, gate, branch]: [&T; 3]) -> T {
+        if cuda::serves(x, x.size()[2], false) {
+            return cuda::gate(x, gate, branch);
+        }
+        x.addcmul(&gate.unsqueeze(1), &half::full(branch))
     }
 
-    fn backward(g: &T, gate: &T, branch: &T) -> (T, T) {
+    /// Gradients of the gate, and of the branch in its type.
+    fn backward(g: &T, gate: &T, branch: &T) -> [T; 2] {
+        if cuda::serves(g, g.size()[2], true) {
+            return cuda::gate_backward(g, gate, branch);
+        }
+        let [to_gate, to_branch] = backward_in_f32(&half::full(g), gate, &half::full(branch));
+        [to_gate, half::as_in(to_branch, branch)]
+    }
+
+    fn backward_in_f32(g: &T, gate: &T, branch: &T) -> [T; 2] {
         if is_cpu_f32(g) {
             let (mut to_gate, mut to_branch) = (std::ptr::null_mut(), std::ptr::null_mut());
             // SAFETY: live tensors in, owned tensors out.
             check(unsafe {
                 rl_gated_residual_backward(handle(g), handle(gate), handle(branch), &mut to_gate, &mut to_branch)
             });
-            return (own(to_gate), own(to_branch));
+            return [to_gate, to_branch].map(own);
         }
-        ((g * branch).sum_dim_intlist(&[1i64][..], false, None), g * gate.unsqueeze(1))
+        [(g * branch).sum_dim_intlist(&[1i64][..], false, None), g * gate.unsqueeze(1)]
     }
 
     /// `dx + gate · dbranch + dgate · branch`.
@@ -83,8 +95,9 @@ mod fused {
 
     /// Inputs without tangents, and the result.
     fn evaluate(inputs: [Prim; 3]) -> ([Prim; 3], Prim) {
-        let ([x, gate, branch], tangents) = dual::part(inputs);
-        let y = forward(&x, &gate, &branch);
+        let [x, gate, branch] = inputs;
+        let ([x, gate, branch], tangents) = dual::part([half::full_prim(x), half::full_prim(gate), branch]);
+        let y = fresh(forward([&x.tensor, &gate.tensor, &branch.tensor]));
         let tangent = tangents.and_then(|tangents| tangent(&gate.tensor, &branch.tensor, tangents));
         ([x, gate, branch], dual::join(y, tangent))
     }
@@ -103,7 +116,7 @@ mod fused {
             let [to_x, to_gate, to_branch] = ops.parents.map(|node| node.map(|node| node.id));
             let g = grads.consume::<LibTorch>(&ops.node);
             let (gate, branch) = ops.state;
-            let (gate_gradient, branch_gradient) = backward(&g.tensor, &gate.tensor, &branch.tensor);
+            let [gate_gradient, branch_gradient] = backward(&g.tensor, &gate.tensor, &branch.tensor);
             register(grads, to_gate, fresh(gate_gradient));
             register(grads, to_branch, fresh(branch_gradient));
             register(grads, to_x, g);

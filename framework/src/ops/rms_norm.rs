@@ -10,11 +10,13 @@ use super::layer_norm::modulate;
 /// * `x`: `[.., channels]`
 /// * `weight`: `[channels]`
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    let x = super::precision::full(x);
     let scale = (x.clone().square().mean_dim(D - 1) + eps).sqrt();
     x / scale * weight.unsqueeze::<D>()
 }
 
-/// [`rms_norm`], then [`modulate`].
+/// [`rms_norm`], then [`modulate`]. The result is for other ops here: under bf16 it is bf16 in memory, as that of
+/// [`hidden_linear`](super::hidden_linear).
 ///
 /// # Shapes
 /// * `x`: `[batch, tokens, channels]`
@@ -36,8 +38,9 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
-    use crate::ops::dual;
+    use crate::ops::cuda::{self, Norm};
     use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, is_cpu_f32, own, register};
+    use crate::ops::{Precision, dual, half};
 
     unsafe extern "C" {
         fn rl_modulated_rms_norm(
@@ -89,7 +92,17 @@ mod fused {
     }
 
     /// Result, reciprocal root `[batch, tokens, 1]`, and `weight · (1 + scale)`, `[batch, channels]`.
-    fn forward([x, weight, shift, scale]: [&T; 4], eps: f64) -> [T; 3] {
+    fn forward([x, weight, shift, scale]: [&T; 4], eps: f64, is_half: bool) -> [T; 3] {
+        if cuda::serves(x, x.size()[2], true) {
+            let factor = weight * (scale + 1.0);
+            let [y, _, rstd] = cuda::norm(Norm::Rms, [x, shift, &factor], eps, is_half);
+            return [y, rstd, factor];
+        }
+        let [y, rstd, factor] = forward_in_f32([x, weight, shift, scale], eps);
+        [if is_half { half::rounded(&y) } else { y }, rstd, factor]
+    }
+
+    fn forward_in_f32([x, weight, shift, scale]: [&T; 4], eps: f64) -> [T; 3] {
         if is_cpu_f32(x) {
             let null = std::ptr::null_mut();
             let (mut y, mut rstd, mut factor) = (null, null, null);
@@ -105,6 +118,10 @@ mod fused {
 
     /// Gradients of `x`, `shift` and `factor`.
     fn backward(g: &T, x: &T, factor: &T, rstd: &T) -> [T; 3] {
+        if cuda::serves(x, x.size()[2], true) {
+            return cuda::norm_backward(Norm::Rms, g, [x, factor, rstd, rstd]); // the mean is not read
+        }
+        let g = &half::full(g);
         if is_cpu_f32(x) {
             let null = std::ptr::null_mut();
             let (mut gx, mut gshift, mut gfactor) = (null, null, null);
@@ -136,8 +153,9 @@ mod fused {
 
     /// Inputs without tangents; the result, the reciprocal root and the factor.
     fn evaluate(inputs: [Prim; 4], eps: f64) -> ([Prim; 4], [Prim; 3]) {
-        let (inputs, tangents) = dual::part(inputs);
-        let [y, rstd, factor] = forward(inputs.each_ref().map(|input| &input.tensor), eps);
+        let is_half = Precision::current() == Precision::Bf16;
+        let (inputs, tangents) = dual::part(inputs.map(half::full_prim));
+        let [y, rstd, factor] = forward(inputs.each_ref().map(|input| &input.tensor), eps, is_half);
         let tangent = tangents.and_then(|moved| tangent(&inputs, &rstd, &factor, moved));
         (inputs, [dual::join(fresh(y), tangent), fresh(rstd), fresh(factor)])
     }

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 use super::silu;
 
-/// `silu(a) · b` for the two halves of the last axis, `a` first (Shazeer, 2020).
+/// `silu(a) · b` for the two halves of the last axis, `a` first (Shazeer, 2020), in the type of what it gets.
 ///
 /// # Shapes
 /// * `x`: `[.., 2 · channels]`, result: `[.., channels]`
@@ -28,8 +28,8 @@ mod fused {
     use burn::backend::{Autodiff, Backend, Dispatch, LibTorch, backend_extension, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
-    use crate::ops::dual;
     use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, is_cpu_f32, own, register};
+    use crate::ops::{cuda, dual, half};
 
     unsafe extern "C" {
         fn rl_swiglu(x: Handle, y: *mut Handle) -> i32;
@@ -51,6 +51,20 @@ mod fused {
     }
 
     fn forward(x: &T) -> T {
+        if cuda::serves(x, x.size()[1] / 2, false) {
+            return cuda::swiglu(x);
+        }
+        half::as_in(forward_in_f32(&half::full(x)), x)
+    }
+
+    fn backward(g: &T, x: &T) -> T {
+        if cuda::serves(x, x.size()[1] / 2, false) {
+            return cuda::swiglu_backward(g, x);
+        }
+        half::as_in(backward_in_f32(&half::full(g), &half::full(x)), x)
+    }
+
+    fn forward_in_f32(x: &T) -> T {
         if is_cpu_f32(x) {
             let mut y = std::ptr::null_mut();
             // SAFETY: a live tensor in, an owned tensor out.
@@ -61,7 +75,7 @@ mod fused {
         a.silu() * b
     }
 
-    fn backward(g: &T, x: &T) -> T {
+    fn backward_in_f32(g: &T, x: &T) -> T {
         if is_cpu_f32(x) {
             let mut gx = std::ptr::null_mut();
             // SAFETY: live tensors in, an owned tensor out.

@@ -43,8 +43,8 @@ struct Layers {
 impl Projector for MlpProjector {
     fn forward(&self, tokens: Tensor<3>, _grid: PatchGrid) -> Tensor<3> {
         let layers = &self.projection_layer;
-        let h = ops::silu(layers._0.forward(tokens));
-        layers._4.forward(ops::silu(layers._2.forward(h)))
+        let h = ops::silu(layers._0.hidden(tokens));
+        layers._4.forward(ops::silu(layers._2.hidden(h)))
     }
 }
 

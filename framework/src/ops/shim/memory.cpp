@@ -4,6 +4,10 @@
 #include "shim.h"
 
 extern "C" {
+int rl_release_cuda_memory() {
+  RL_CALL(auto* allocator = c10::getDeviceAllocator(c10::kCUDA); if (allocator->initialized()) allocator->emptyCache())
+}
+
 // `peak` is the most that libtorch took from the device; all are 0 before it took anything.
 int rl_cuda_memory(int cuda, int64_t* peak, int64_t* free) {
   RL_CALL(*peak = *free = 0; auto* allocator = c10::getDeviceAllocator(c10::kCUDA);

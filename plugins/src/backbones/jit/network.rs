@@ -220,14 +220,14 @@ impl Block {
 impl Attention {
     fn forward(&self, x: Tensor<3>, rotation: Rotation) -> Tensor<3> {
         let weights = [&self.q_norm, &self.k_norm].map(|norm| norm.weight.val());
-        let qkv = ops::rotary_qk_norm(self.qkv.forward(x), self.num_heads, weights, rotation, EPS);
-        self.proj.forward(ops::attention_packed(qkv, self.num_heads))
+        let qkv = ops::rotary_qk_norm(self.qkv.hidden(x), self.num_heads, weights, rotation, EPS);
+        self.proj.hidden(ops::attention_packed(qkv, self.num_heads))
     }
 }
 
 impl SwiGlu {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.w3.forward(ops::swiglu(self.w12.forward(x)))
+        self.w3.hidden(ops::swiglu(self.w12.hidden(x)))
     }
 }
 

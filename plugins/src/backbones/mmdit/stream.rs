@@ -99,7 +99,7 @@ impl Stream {
                 (shift1, scale1, None)
             }
         };
-        (self.attn.qkv.forward(self.modulated(x, shift1, scale1)), after)
+        (self.attn.qkv.hidden(self.modulated(x, shift1, scale1)), after)
     }
 
     pub(super) fn has_qk_norm(&self) -> bool {
@@ -116,7 +116,7 @@ impl Stream {
     /// The residual branches of attention and MLP; `h` is the attention's result, of `x`'s shape.
     pub(super) fn after_attention(&self, x: Tensor<3>, h: Tensor<3>, after: After) -> Tensor<3> {
         let (Some(proj), Some(mlp)) = (&self.attn.proj, &self.mlp) else { return x };
-        let x = ops::gated_residual(x, after.gate1, proj.forward(h));
+        let x = ops::gated_residual(x, after.gate1, proj.hidden(h));
         let h = mlp.forward(self.modulated(x.clone(), after.shift2, after.scale2));
         ops::gated_residual(x, after.gate2, h)
     }
@@ -177,8 +177,8 @@ impl Mlp {
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         match (&self.fc1, &self.fc2, &self.w1, &self.w2, &self.w3) {
-            (Some(fc1), Some(fc2), ..) => fc2.forward(ops::gelu_tanh(fc1.forward(x))),
-            (_, _, Some(w1), Some(w2), Some(w3)) => w2.forward(ops::silu(w1.forward(x.clone())) * w3.forward(x)),
+            (Some(fc1), Some(fc2), ..) => fc2.hidden(ops::gelu_tanh(fc1.hidden(x))),
+            (_, _, Some(w1), Some(w2), Some(w3)) => w2.hidden(ops::silu(w1.forward(x.clone())) * w3.forward(x)),
             _ => x,
         }
     }

@@ -183,20 +183,20 @@ impl Block {
 
 impl Attention {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let qkv = self.qkv.forward(x);
+        let qkv = self.qkv.hidden(x);
         let (Some(q_norm), Some(k_norm)) = (&self.q_norm, &self.k_norm) else {
-            return self.proj.forward(ops::attention_packed(qkv, self.num_heads));
+            return self.proj.hidden(ops::attention_packed(qkv, self.num_heads));
         };
         let [batch, tokens, channels] = qkv.dims();
         let [q, k, v] = ops::unpack_heads(qkv, self.num_heads); // [batch, heads, tokens, head_dim]
         let h = ops::attention(q_norm.forward(q), k_norm.forward(k), v);
-        self.proj.forward(h.swap_dims(1, 2).reshape([batch, tokens, channels / 3]))
+        self.proj.hidden(h.swap_dims(1, 2).reshape([batch, tokens, channels / 3]))
     }
 }
 
 impl Mlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(ops::gelu_tanh(self.fc1.forward(x)))
+        self.fc2.hidden(ops::gelu_tanh(self.fc1.hidden(x)))
     }
 }
 

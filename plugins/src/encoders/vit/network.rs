@@ -233,11 +233,10 @@ impl Block {
 impl Attention {
     fn forward(&self, x: Tensor<3>, rotation: Option<&Rotation>) -> Tensor<3> {
         let [batch, tokens, channels] = x.dims();
-        let qkv = self.qkv.forward(x);
         let mixed = match rotation {
-            None => ops::attention_packed(qkv, self.num_heads),
+            None => ops::attention_packed(self.qkv.hidden(x), self.num_heads),
             Some(Rotation { cos, sin, rotary }) => {
-                let [q, k, v] = ops::unpack_heads(qkv, self.num_heads);
+                let [q, k, v] = ops::unpack_heads(self.qkv.forward(x), self.num_heads);
                 let turn = if *rotary == Rotary::Dinov3 { ops::rotate_halves } else { ops::rotate_pairs };
                 let [q, k] = [q, k].map(|x| turn(x, cos.clone(), sin.clone()));
                 ops::attention(q, k, v).swap_dims(1, 2).reshape([batch, tokens, channels])
@@ -253,10 +252,14 @@ impl Mlp {
             Some(linear) => linear.forward(x),
             None => x,
         };
+        let hidden = |x, linear: &Option<Linear>| match linear {
+            Some(linear) => linear.hidden(x),
+            None => x,
+        };
         let x = match self.activation {
-            Activation::SwiGlu => return layer(ops::swiglu(layer(x, &self.w12)), &self.w3),
+            Activation::SwiGlu => return layer(ops::swiglu(hidden(x, &self.w12)), &self.w3),
             Activation::Gelu => activation::gelu(layer(x, &self.fc1)),
-            Activation::GeluTanh => ops::gelu_tanh(layer(x, &self.fc1)),
+            Activation::GeluTanh => ops::gelu_tanh(hidden(x, &self.fc1)),
             Activation::QuickGelu => {
                 let x = layer(x, &self.fc1);
                 x.clone() * activation::sigmoid(x * 1.702)
