@@ -58,6 +58,14 @@ impl RmsNorm {
     pub fn modulated(&self, x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>) -> Tensor<3> {
         ops::modulated_rms_norm(x, self.weight.val(), shift, scale, self.eps)
     }
+
+    /// A residual stream, and its modulated norm for the branch that leaves it (see [`ops::forked_rms_norm`]).
+    ///
+    /// # Shapes
+    /// As [`modulated`](Self::modulated).
+    pub fn forked(&self, x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>) -> (Tensor<3>, Tensor<3>) {
+        ops::forked_rms_norm(x, self.weight.val(), shift, scale, self.eps)
+    }
 }
 
 /// PyTorch's `nn.GroupNorm` on pictures: `weight [channels]`, `bias [channels]`.

@@ -114,6 +114,10 @@ pub(super) fn forward(qkv: [&T; 3]) -> (T, Memory) {
             T::internal_scaled_dot_product_flash_attention_for_cpu::<T>(&q, &k, &v, 0.0, false, None, None);
         return (out, Memory::Cpu(fresh(sums)));
     };
+    // Widening hides sizes that do not fit from the kernels.
+    let [to_q, to_k, to_v] = qkv.map(T::size);
+    let fits = to_q.len() == 4 && to_q[..2] == to_k[..2] && to_q[3] == to_k[3] && to_k == to_v;
+    assert!(fits, "queries of {to_q:?}, keys of {to_k:?} and values of {to_v:?} do not fit together");
     let (kernel, head_dim) = Operands::of(q, k, device).choose();
     let (width, scale) = (q.size()[3], 1.0 / (q.size()[3] as f64).sqrt());
     let [q, k, v] = qkv.map(|input| widened(&dense(input), head_dim));

@@ -35,6 +35,7 @@ unsafe extern "C" {
         scale: Handle,
         mean: Handle,
         rstd: Handle,
+        stream: Handle,
         gx: *mut Handle,
         gshift: *mut Handle,
         gscale: *mut Handle,
@@ -113,13 +114,13 @@ pub(super) fn norm(norm: Norm, [x, shift, scale]: [&T; 3], eps: f64, is_half: bo
     [y, mean, rstd].map(own)
 }
 
-/// Gradients of `x`, `shift` and `scale`.
-pub(super) fn norm_backward(norm: Norm, g: &T, [x, scale, mean, rstd]: [&T; 4]) -> [T; 3] {
+/// Gradients of `x`, to which `stream` is added, `shift` and `scale`.
+pub(super) fn norm_backward(norm: Norm, g: &T, kept: [&T; 4], stream: Option<&T>) -> [T; 3] {
     let mut found = [std::ptr::null_mut(); 3];
     let [gx, gshift, gscale] = &mut found;
-    let [x, scale, mean, rstd] = [x, scale, mean, rstd].map(handle);
-    // SAFETY: live tensors in, owned tensors out.
-    check(unsafe { rl_cuda_norm_backward(norm as c_int, handle(g), x, scale, mean, rstd, gx, gshift, gscale) });
+    let ([x, scale, mean, rstd], stream) = (kept.map(handle), stream.map_or(std::ptr::null_mut(), handle));
+    // SAFETY: live tensors, of which the stream's may be missing, in, owned tensors out.
+    check(unsafe { rl_cuda_norm_backward(norm as c_int, handle(g), x, scale, mean, rstd, stream, gx, gshift, gscale) });
     found.map(own)
 }
 

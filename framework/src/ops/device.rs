@@ -95,6 +95,7 @@ fn open_cuda(index: usize) -> Result<Device> {
         Some(problem) => bail!("`cuda:{index}`: {problem}"),
         None => {
             super::libtorch::allow_tf32(false);
+            super::heap::keep_freed_memory(); // of batches and noise
             Ok(Device::libtorch_cuda(index))
         }
     }

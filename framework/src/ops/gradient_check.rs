@@ -54,7 +54,7 @@ fn reversed_axes<const D: usize>() -> [isize; D] {
 
 const EPS: f64 = 1e-6;
 
-pub(super) const CASES: [Case; 22] = [
+pub(super) const CASES: [Case; 24] = [
     Case {
         name: "linear",
         small: &[&[3, 5, 12], &[7, 12], &[7]],
@@ -96,6 +96,25 @@ pub(super) const CASES: [Case; 22] = [
         small: &[&[3, 5, 12], &[12], &[12]],
         large: &[&[3, 37, 131], &[131], &[131]],
         op: |x| x.flatten(super::layer_norm(x.get::<3>(0), x.get::<1>(1), x.get::<1>(2), EPS)),
+    },
+    Case {
+        name: "forked_layer_norm",
+        small: &[&[3, 5, 12], &[3, 12], &[3, 12], &[3, 12]],
+        large: &[&[3, 37, 260], &[3, 260], &[3, 260], &[3, 260]],
+        op: |x| {
+            let (stream, h) = super::forked_layer_norm(x.get::<3>(0), x.get::<2>(1), x.get::<2>(2), EPS);
+            x.flatten(super::gated_residual(stream, x.get::<2>(3), h))
+        },
+    },
+    Case {
+        name: "forked_rms_norm",
+        small: &[&[3, 5, 12], &[3, 12], &[3, 12], &[3, 12], &[12]],
+        large: &[&[3, 37, 260], &[3, 260], &[3, 260], &[3, 260], &[260]],
+        op: |x| {
+            let (shift, scale, gate) = (x.get::<2>(1), x.get::<2>(2), x.get::<2>(3));
+            let (stream, h) = super::forked_rms_norm(x.get::<3>(0), x.get::<1>(4), shift, scale, EPS);
+            x.flatten(super::gated_residual(stream, gate, h))
+        },
     },
     Case {
         name: "gated_residual",

@@ -41,6 +41,14 @@ pub(super) fn as_in(y: T, like: &T) -> T {
     if is_half(like) { rounded(&y) } else { y }
 }
 
+/// The sum with another tensor, where there is one.
+pub(super) fn with(mut sum: T, other: Option<&T>) -> T {
+    if let Some(other) = other {
+        let _ = sum.g_add_(other);
+    }
+    sum
+}
+
 /// What a kernel takes of bf16 values on their device.
 pub(super) fn operand(rounded: &T) -> T {
     match rounded.device() {

@@ -27,9 +27,26 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, bias: Tensor<
 pub fn modulated_layer_norm(x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>, eps: f64) -> Tensor<3> {
     #[cfg(feature = "tch")]
     if super::on_libtorch(&x.device()) {
-        return fused::modulated_layer_norm(x, shift, scale, eps);
+        return fused::modulated_layer_norm(x, shift, scale, eps, None);
     }
     modulate(normalize(x, eps), shift, scale)
+}
+
+/// A residual stream, and [`modulated_layer_norm`] of it for the branch that leaves it.
+///
+/// The gradients of both meet in one pass over memory. The branch must have a gradient wherever the stream has one:
+/// [`gated_residual`](super::gated_residual) of both sees to that.
+///
+/// # Shapes
+/// As [`modulated_layer_norm`].
+pub fn forked_layer_norm(x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>, eps: f64) -> (Tensor<3>, Tensor<3>) {
+    #[cfg(feature = "tch")]
+    if super::on_libtorch(&x.device()) {
+        let waiting = super::fork::Waiting::default();
+        let normed = fused::modulated_layer_norm(x.clone(), shift, scale, eps, Some(waiting.clone()));
+        return (super::fork::stream(x, &normed, waiting), normed);
+    }
+    (x.clone(), modulated_layer_norm(x, shift, scale, eps))
 }
 
 /// `x · (1 + scale) + shift`, both repeated over tokens (adaLN).
@@ -65,6 +82,7 @@ mod fused {
     use burn::tensor::Tensor;
 
     use crate::ops::cuda::{self, Norm};
+    use crate::ops::fork::Waiting;
     use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, is_cpu_f32, own, register};
     use crate::ops::{Precision, dual, half};
 
@@ -98,15 +116,23 @@ mod fused {
             shift: FloatTensor<Self>,
             scale: FloatTensor<Self>,
             eps: f64,
+            waiting: Option<Waiting>,
         ) -> FloatTensor<Self>;
     }
 
-    pub fn modulated_layer_norm(x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>, eps: f64) -> Tensor<3> {
+    pub fn modulated_layer_norm(
+        x: Tensor<3>,
+        shift: Tensor<2>,
+        scale: Tensor<2>,
+        eps: f64,
+        waiting: Option<Waiting>,
+    ) -> Tensor<3> {
         Tensor::from_dispatch(<Dispatch as ModulatedNormOp>::fused_modulated_norm(
             x.into_dispatch(),
             shift.into_dispatch(),
             scale.into_dispatch(),
             eps,
+            waiting,
         ))
     }
 
@@ -134,11 +160,16 @@ mod fused {
         [shift.unsqueeze(1).addcmul(&normalized, &(scale.unsqueeze(1) + 1.0)), mean, rstd]
     }
 
-    /// Gradients of input, shift and scale.
-    fn backward(g: &T, x: &T, scale: &T, mean: &T, rstd: &T) -> [T; 3] {
+    /// Gradients of input, shift and scale; `stream` is added to the first.
+    fn backward(g: &T, [x, scale, mean, rstd]: [&T; 4], stream: Option<&T>) -> [T; 3] {
         if cuda::serves(x, x.size()[2], true) {
-            return cuda::norm_backward(Norm::Layer, g, [x, scale, mean, rstd]);
+            return cuda::norm_backward(Norm::Layer, g, [x, scale, mean, rstd], stream);
         }
+        let [gx, gshift, gscale] = backward_in_f32(g, x, scale, mean, rstd);
+        [half::with(gx, stream), gshift, gscale]
+    }
+
+    fn backward_in_f32(g: &T, x: &T, scale: &T, mean: &T, rstd: &T) -> [T; 3] {
         let g = &half::full(g);
         let null = std::ptr::null_mut();
         let (mut gx, mut gshift, mut gscale) = (null, null, null);
@@ -192,7 +223,7 @@ mod fused {
     }
 
     impl ModulatedNormOp for LibTorch {
-        fn fused_modulated_norm(x: Prim, shift: Prim, scale: Prim, eps: f64) -> Prim {
+        fn fused_modulated_norm(x: Prim, shift: Prim, scale: Prim, eps: f64, _: Option<Waiting>) -> Prim {
             let (_, [y, ..]) = evaluate([x, shift, scale], eps);
             y
         }
@@ -201,12 +232,14 @@ mod fused {
     #[derive(Debug)]
     struct ModulatedNormBackward;
     impl Backward<LibTorch, 3> for ModulatedNormBackward {
-        type State = (Prim, Prim, Prim, Prim);
+        type State = ([Prim; 4], Option<Waiting>);
         fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
             let [to_x, to_shift, to_scale] = ops.parents.map(|node| node.map(|node| node.id));
             let g = grads.consume::<LibTorch>(&ops.node);
-            let (x, scale, mean, rstd) = ops.state;
-            let [gx, gshift, gscale] = backward(&g.tensor, &x.tensor, &scale.tensor, &mean.tensor, &rstd.tensor);
+            let (kept, waiting) = ops.state;
+            let stream = waiting.and_then(|waiting| waiting.take());
+            let kept = kept.each_ref().map(|kept| &kept.tensor);
+            let [gx, gshift, gscale] = backward(&g.tensor, kept, stream.as_ref());
             register(grads, to_x, fresh(gx));
             register(grads, to_shift, fresh(gshift));
             register(grads, to_scale, fresh(gscale));
@@ -219,12 +252,13 @@ mod fused {
             shift: FloatTensor<Self>,
             scale: FloatTensor<Self>,
             eps: f64,
+            waiting: Option<Waiting>,
         ) -> FloatTensor<Self> {
             let ((x, to_x), (shift, to_shift), (scale, to_scale)) =
                 (x.into_parts(), shift.into_parts(), scale.into_parts());
             let ([x, _, scale], [y, mean, rstd]) = evaluate([x, shift, scale], eps);
             match ModulatedNormBackward.prepare::<C>([to_x, to_shift, to_scale]).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish((x, scale, mean, rstd), y),
+                OpsKind::Tracked(prep) => prep.finish(([x, scale, mean, rstd], waiting), y),
                 OpsKind::UnTracked(prep) => prep.finish(y),
             }
         }

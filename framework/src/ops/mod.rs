@@ -25,6 +25,8 @@ mod cuda_check;
 mod device;
 #[cfg(feature = "tch")]
 mod dual;
+#[cfg(feature = "tch")]
+mod fork;
 #[cfg(test)]
 mod gradient_check;
 mod group_norm;
@@ -67,7 +69,7 @@ pub use device::{
 pub use group_norm::{group_norm, group_norm_silu};
 pub use guard::guard;
 pub use jvp::{Direction, Jvp, JvpMethod, jvp};
-pub use layer_norm::{chunk, layer_norm, modulate, modulated_layer_norm};
+pub use layer_norm::{chunk, forked_layer_norm, layer_norm, modulate, modulated_layer_norm};
 pub use linear::{hidden_linear, linear};
 pub use memory::{free_memory, gigabytes, is_cuda, peak_memory, release_memory, resident_memory};
 pub use optimizer::{AdamWState, AdamWStep, adamw, global_norm, lerp, sums};
@@ -80,7 +82,7 @@ pub use resample::{PRECISION_BITS, Taps, covered, resample_columns, resample_row
 pub use residual::gated_residual;
 pub use resize::{AxisMap, resize};
 pub(crate) use resize::{map_columns, map_rows};
-pub use rms_norm::{modulated_rms_norm, rms_norm};
+pub use rms_norm::{forked_rms_norm, modulated_rms_norm, rms_norm};
 pub use rope::rotate_pairs;
 pub use rotate_halves::rotate_halves;
 pub use swiglu::swiglu;

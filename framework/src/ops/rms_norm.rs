@@ -25,9 +25,30 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
 pub fn modulated_rms_norm(x: Tensor<3>, weight: Tensor<1>, shift: Tensor<2>, scale: Tensor<2>, eps: f64) -> Tensor<3> {
     #[cfg(feature = "tch")]
     if super::on_libtorch(&x.device()) {
-        return fused::modulated_rms_norm(x, weight, shift, scale, eps);
+        return fused::modulated_rms_norm(x, weight, shift, scale, eps, None);
     }
     modulate(rms_norm(x, weight, eps), shift, scale)
+}
+
+/// A residual stream, and [`modulated_rms_norm`] of it for the branch that leaves it; see
+/// [`forked_layer_norm`](super::forked_layer_norm).
+///
+/// # Shapes
+/// As [`modulated_rms_norm`].
+pub fn forked_rms_norm(
+    x: Tensor<3>,
+    weight: Tensor<1>,
+    shift: Tensor<2>,
+    scale: Tensor<2>,
+    eps: f64,
+) -> (Tensor<3>, Tensor<3>) {
+    #[cfg(feature = "tch")]
+    if super::on_libtorch(&x.device()) {
+        let waiting = super::fork::Waiting::default();
+        let normed = fused::modulated_rms_norm(x.clone(), weight, shift, scale, eps, Some(waiting.clone()));
+        return (super::fork::stream(x, &normed, waiting), normed);
+    }
+    (x.clone(), modulated_rms_norm(x, weight, shift, scale, eps))
 }
 
 #[cfg(feature = "tch")]
@@ -39,6 +60,7 @@ mod fused {
     use burn::tensor::Tensor;
 
     use crate::ops::cuda::{self, Norm};
+    use crate::ops::fork::Waiting;
     use crate::ops::libtorch::{Handle, Prim, T, check, fresh, handle, is_cpu_f32, own, register};
     use crate::ops::{Precision, dual, half};
 
@@ -72,6 +94,7 @@ mod fused {
             shift: FloatTensor<Self>,
             scale: FloatTensor<Self>,
             eps: f64,
+            waiting: Option<Waiting>,
         ) -> FloatTensor<Self>;
     }
 
@@ -81,6 +104,7 @@ mod fused {
         shift: Tensor<2>,
         scale: Tensor<2>,
         eps: f64,
+        waiting: Option<Waiting>,
     ) -> Tensor<3> {
         Tensor::from_dispatch(<Dispatch as ModulatedRmsNormOp>::fused_modulated_rms_norm(
             x.into_dispatch(),
@@ -88,6 +112,7 @@ mod fused {
             shift.into_dispatch(),
             scale.into_dispatch(),
             eps,
+            waiting,
         ))
     }
 
@@ -116,11 +141,16 @@ mod fused {
         [shift.unsqueeze(1).addcmul(&(x * &rstd), &factor.unsqueeze(1)), rstd, factor]
     }
 
-    /// Gradients of `x`, `shift` and `factor`.
-    fn backward(g: &T, x: &T, factor: &T, rstd: &T) -> [T; 3] {
+    /// Gradients of `x`, `shift` and `factor`; `stream` is added to the first.
+    fn backward(g: &T, [x, factor, rstd]: [&T; 3], stream: Option<&T>) -> [T; 3] {
         if cuda::serves(x, x.size()[2], true) {
-            return cuda::norm_backward(Norm::Rms, g, [x, factor, rstd, rstd]); // the mean is not read
+            return cuda::norm_backward(Norm::Rms, g, [x, factor, rstd, rstd], stream); // the mean is not read
         }
+        let [gx, gshift, gfactor] = backward_in_f32(g, x, factor, rstd);
+        [half::with(gx, stream), gshift, gfactor]
+    }
+
+    fn backward_in_f32(g: &T, x: &T, factor: &T, rstd: &T) -> [T; 3] {
         let g = &half::full(g);
         if is_cpu_f32(x) {
             let null = std::ptr::null_mut();
@@ -161,7 +191,14 @@ mod fused {
     }
 
     impl ModulatedRmsNormOp for LibTorch {
-        fn fused_modulated_rms_norm(x: Prim, weight: Prim, shift: Prim, scale: Prim, eps: f64) -> Prim {
+        fn fused_modulated_rms_norm(
+            x: Prim,
+            weight: Prim,
+            shift: Prim,
+            scale: Prim,
+            eps: f64,
+            _: Option<Waiting>,
+        ) -> Prim {
             let (_, [y, ..]) = evaluate([x, weight, shift, scale], eps);
             y
         }
@@ -171,12 +208,14 @@ mod fused {
     struct ModulatedRmsNormBackward;
     impl Backward<LibTorch, 4> for ModulatedRmsNormBackward {
         /// Input, weight, scale, reciprocal root, factor.
-        type State = [Prim; 5];
+        type State = ([Prim; 5], Option<Waiting>);
         fn backward(self, ops: Ops<Self::State, 4>, grads: &mut Gradients, _: &mut Checkpointer) {
             let [to_x, to_weight, to_shift, to_scale] = ops.parents.map(|node| node.map(|node| node.id));
             let g = grads.consume::<LibTorch>(&ops.node).tensor;
-            let [x, weight, scale, rstd, factor] = ops.state.each_ref().map(|state| &state.tensor);
-            let [gx, gshift, gfactor] = backward(&g, x, factor, rstd);
+            let (kept, waiting) = ops.state;
+            let [x, weight, scale, rstd, factor] = kept.each_ref().map(|kept| &kept.tensor);
+            let stream = waiting.and_then(|waiting| waiting.take());
+            let [gx, gshift, gfactor] = backward(&g, [x, factor, rstd], stream.as_ref());
             register(grads, to_x, fresh(gx));
             let to_rows = &gfactor * (scale + 1.0);
             register(grads, to_weight, fresh(to_rows.sum_dim_intlist(&[0i64][..], false, None)));
@@ -192,13 +231,14 @@ mod fused {
             shift: FloatTensor<Self>,
             scale: FloatTensor<Self>,
             eps: f64,
+            waiting: Option<Waiting>,
         ) -> FloatTensor<Self> {
             let parts = [x, weight, shift, scale].map(|input| input.into_parts());
             let [(x, to_x), (weight, to_weight), (shift, to_shift), (scale, to_scale)] = parts;
             let ([x, weight, _, scale], [y, rstd, factor]) = evaluate([x, weight, shift, scale], eps);
             let parents = [to_x, to_weight, to_shift, to_scale];
             match ModulatedRmsNormBackward.prepare::<C>(parents).compute_bound().stateful() {
-                OpsKind::Tracked(prep) => prep.finish([x, weight, scale, rstd, factor], y),
+                OpsKind::Tracked(prep) => prep.finish(([x, weight, scale, rstd, factor], waiting), y),
                 OpsKind::UnTracked(prep) => prep.finish(y),
             }
         }

@@ -264,16 +264,18 @@ int rl_cuda_norm(int is_rms, Handle x_, Handle shift_, Handle scale_, double eps
          *y_ = own(y); *mean_ = own(mean); *rstd_ = own(rstd))
 }
 
-// Gradients of x, shift and scale (or RMSNorm's factor); g is f32 or bf16.
-int rl_cuda_norm_backward(int is_rms, Handle g_, Handle x_, Handle scale_, Handle mean_, Handle rstd_, Handle* gx_,
-                          Handle* gshift_, Handle* gscale_) {
-  RL_TRY(expect_equal("a gradient", *x_, *g_); const Tensor g = dense(*g_); const Tensor x = floats(*x_);
+// Gradients of x, to which `stream` (or null) is added, shift and scale (or RMSNorm's factor); g is f32 or bf16.
+int rl_cuda_norm_backward(int is_rms, Handle g_, Handle x_, Handle scale_, Handle mean_, Handle rstd_, Handle stream_,
+                          Handle* gx_, Handle* gshift_, Handle* gscale_) {
+  RL_TRY(expect_equal("a gradient", *x_, *g_); if (stream_) expect_equal("a gradient", *x_, *stream_);
+         const Tensor stream = stream_ ? floats(*stream_) : Tensor(); const Tensor g = dense(*g_); const Tensor x = floats(*x_);
          const Tensor scale = rows_of_samples(*scale_);
          const int64_t B = x.size(0); const int64_t T = x.size(1); const int64_t D = x.size(2);
          const int64_t parts = parts_for(B, T); Tensor gx = at::empty(x.sizes(), x.options());
          Tensor gshift = at::empty({parts, B, D}, x.options()); Tensor gscale = at::empty({parts, B, D}, x.options());
          launch(norm_name("backward", is_rms, g), D, x, B * parts, warps_of_sums, at_start(g), at_start(x),
-                at_start(scale), (long long)scale.stride(0), at_start(*mean_), at_start(*rstd_), at_start(gx),
+                at_start(scale), (long long)scale.stride(0), at_start(*mean_), at_start(*rstd_),
+                stream_ ? at_start(stream) : nullptr, at_start(gx),
                 at_start(gshift), at_start(gscale), (long long)B, (int)T, (int)parts);
          *gx_ = own(gx); *gshift_ = own(sum_of_parts(gshift)); *gscale_ = own(sum_of_parts(gscale)))
 }

@@ -210,10 +210,10 @@ impl Block {
     /// `x`: `[batch, tokens, hidden_size]`, `modulation`: shifts, scales and gates, `[batch, 6 · hidden_size]`.
     fn forward(&self, x: Tensor<3>, modulation: Tensor<2>, rotation: Rotation) -> Tensor<3> {
         let [shift1, scale1, gate1, shift2, scale2, gate2] = ops::chunk(modulation);
-        let h = self.attn.forward(self.norm1.modulated(x.clone(), shift1, scale1), rotation);
-        let x = ops::gated_residual(x, gate1, h);
-        let h = self.mlp.forward(self.norm2.modulated(x.clone(), shift2, scale2));
-        ops::gated_residual(x, gate2, h)
+        let (x, h) = self.norm1.forked(x, shift1, scale1);
+        let x = ops::gated_residual(x, gate1, self.attn.forward(h, rotation));
+        let (x, h) = self.norm2.forked(x, shift2, scale2);
+        ops::gated_residual(x, gate2, self.mlp.forward(h))
     }
 }
 

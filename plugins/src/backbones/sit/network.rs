@@ -174,10 +174,10 @@ impl Block {
     /// `x`: `[batch, tokens, hidden_size]`, `modulation`: shifts, scales and gates, `[batch, 6 · hidden_size]`.
     fn forward(&self, x: Tensor<3>, modulation: Tensor<2>) -> Tensor<3> {
         let [shift1, scale1, gate1, shift2, scale2, gate2] = ops::chunk(modulation);
-        let h = self.attn.forward(ops::modulated_layer_norm(x.clone(), shift1, scale1, EPS));
-        let x = ops::gated_residual(x, gate1, h);
-        let h = self.mlp.forward(ops::modulated_layer_norm(x.clone(), shift2, scale2, EPS));
-        ops::gated_residual(x, gate2, h)
+        let (x, h) = ops::forked_layer_norm(x, shift1, scale1, EPS);
+        let x = ops::gated_residual(x, gate1, self.attn.forward(h));
+        let (x, h) = ops::forked_layer_norm(x, shift2, scale2, EPS);
+        ops::gated_residual(x, gate2, self.mlp.forward(h))
     }
 }
 

@@ -14,6 +14,7 @@
 #define __device__
 #define __global__
 #define __shared__ static
+#define __launch_bounds__(...)
 
 struct Index {
   unsigned x;
@@ -138,6 +139,7 @@ static void check_norm(int d, Forward forward, Backward backward, Store, Convert
   const Floats x = draw(count), all = draw((size_t)samples * stride_factor * d);
   const Modulation shift{all, d, 1}, scale{all, d, 4};
   const Store g = convert(draw(count));
+  const Floats stream = draw(count);
   Store y(count);
   Floats mean(rows), rstd(rows), gx(count), gshift(parts * samples * d), gscale(parts * samples * d);
   run((rows + 7) / 8, 256, [&] {
@@ -145,8 +147,8 @@ static void check_norm(int d, Forward forward, Backward backward, Store, Convert
             tokens, eps);
   });
   run(samples * parts, 128, [&] {
-    backward(g.data(), x.data(), scale.data(), scale.stride(), mean.data(), rstd.data(), gx.data(), gshift.data(),
-             gscale.data(), samples, tokens, parts);
+    backward(g.data(), x.data(), scale.data(), scale.stride(), mean.data(), rstd.data(), RMS ? nullptr : stream.data(),
+             gx.data(), gshift.data(), gscale.data(), samples, tokens, parts);
   });
   std::vector<double> out(count), to_x(count), to_shift(samples * d), to_scale(samples * d);
   for (int row = 0; row < rows; row++) {
@@ -167,7 +169,7 @@ static void check_norm(int d, Forward forward, Backward backward, Store, Convert
     }
     for (int i = 0; i < d; i++) {
       const double xh = (x[at_row + i] - m) * r;
-      to_x[at_row + i] = r * (at(g, at_row + i) * factor(i) - c1 - xh * c2);
+      to_x[at_row + i] = (RMS ? 0 : stream[at_row + i]) + r * (at(g, at_row + i) * factor(i) - c1 - xh * c2);
     }
   }
   const size_t size = (size_t)samples * d;

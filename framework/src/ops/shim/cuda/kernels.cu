@@ -127,11 +127,11 @@ struct Walk {
   __device__ i64 sums(i64 samples) const { return (part * samples + sample) * D; }
 };
 
-// Gradients of x, and of shift and factor as sums of parts.
+// Gradients of x, to which `stream` (or nothing) is added, and of shift and factor as sums of parts.
 template <bool RMS, class G>
-__global__ void norm_backward(const G* g, const float* x, const float* scale, i64 scale_stride, const float* mean,
-                              const float* rstd, float* gx, float* gshift, float* gfactor, i64 samples, int tokens,
-                              int parts) {
+__global__ void __launch_bounds__(128, D <= 1152 ? 3 : 2)
+    norm_backward(const G* g, const float* x, const float* scale, i64 scale_stride, const float* mean, const float* rstd,
+                  const float* stream, float* gx, float* gshift, float* gfactor, i64 samples, int tokens, int parts) {
   __shared__ Four shared_vectors[D / 4];
   float* const shared = shared_vectors[0].v;
   const Walk walk(tokens, parts);
@@ -140,7 +140,7 @@ __global__ void norm_backward(const G* g, const float* x, const float* scale, i6
   sum_factor.clear();
   for (i64 row = walk.row; row < walk.end; row += blockDim.x / 32) {
     const float m = RMS ? 0 : mean[row], r = rstd[row];
-    Row normalized, scaled;
+    Row normalized;
     float c1 = 0, c2 = 0;
     each_vector([&](int k, int c) {
       normalized.at[k] = load(x + row * D + c);
@@ -149,7 +149,6 @@ __global__ void norm_backward(const G* g, const float* x, const float* scale, i6
         float& xh = normalized.at[k].v[i];
         xh = (xh - m) * r;
         const float gg = in.v[i] * (RMS ? s.v[i] : 1.0f + s.v[i]);
-        scaled.at[k].v[i] = gg;
         c1 += gg;
         c2 += gg * xh;
         sum_shift.at[k].v[i] += in.v[i];
@@ -158,9 +157,15 @@ __global__ void norm_backward(const G* g, const float* x, const float* scale, i6
     });
     c1 = RMS ? 0 : warp_sum(c1) / D;
     c2 = warp_sum(c2) / D;
+    // The gradient is near: reading it again costs less than the registers that would keep it.
     each_vector([&](int k, int c) {
-      Four out;
-      for (int i = 0; i < 4; i++) out.v[i] = r * (scaled.at[k].v[i] - c1 - normalized.at[k].v[i] * c2);
+      const Four in = load(g + row * D + c), s = load(scale + walk.sample * scale_stride + c);
+      Four out = {0, 0, 0, 0};
+      if (stream) out = load(stream + row * D + c);
+      for (int i = 0; i < 4; i++) {
+        const float gg = in.v[i] * (RMS ? s.v[i] : 1.0f + s.v[i]);
+        out.v[i] += r * (gg - c1 - normalized.at[k].v[i] * c2);
+      }
       store(gx + row * D + c, out);
     });
   }
