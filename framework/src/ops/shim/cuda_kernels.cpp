@@ -49,12 +49,7 @@ struct Libraries {
   int (*error_name)(int, const char**);
 
   Libraries() {
-    Dl_info cpu{};
-    TORCH_CHECK(dladdr(reinterpret_cast<void*>(&at::get_num_threads), &cpu) && cpu.dli_fname,
-                "libtorch_cpu cannot be located");
-    std::string path = cpu.dli_fname;
-    path = path.substr(0, path.rfind('/') + 1) + "libcaffe2_nvrtc.so";
-    void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+    void* library = dlopen((libtorch_folder() + "libcaffe2_nvrtc.so").c_str(), RTLD_NOW | RTLD_LOCAL);
     TORCH_CHECK(library, dlerror());
     find(library, "nvrtcCreateProgram", create);
     find(library, "nvrtcAddNameExpression", add_expression);
@@ -113,15 +108,6 @@ std::string& source() {
   return text;
 }
 
-int capability(int device) {
-  typedef int (*GetAttribute)(int*, int, int);
-  const auto get = reinterpret_cast<GetAttribute>(dlsym(RTLD_DEFAULT, "cudaDeviceGetAttribute"));
-  int major = 0, minor = 0;
-  TORCH_CHECK(get && get(&major, 75, device) == 0 && get(&minor, 76, device) == 0,
-              "the compute capability of device ", device, " cannot be read");
-  return 10 * major + minor;
-}
-
 // The machine code of a kernel and its name in there.
 std::pair<std::vector<char>, std::string> compiled(const std::string& kernel, int64_t width, int architecture) {
   const Libraries& lib = libraries();
@@ -156,7 +142,7 @@ Function find_function(const std::string& kernel, int64_t width, int device) {
   const auto key = std::make_tuple(kernel, width, device);
   if (const auto found = known.find(key); found != known.end()) return found->second;
   const Libraries& lib = libraries();
-  const auto [binary, name] = compiled(kernel, width, capability(device));
+  const auto [binary, name] = compiled(kernel, width, compute_capability(device));
   Module module = nullptr;
   Function function = nullptr;
   lib.ask(lib.load(&module, binary.data()), "loading a kernel");

@@ -21,7 +21,15 @@ using namespace realign;
 
 namespace realign {
 thread_local std::string last_error;
+
+std::string libtorch_folder() {
+  Dl_info cpu{};
+  if (!dladdr(reinterpret_cast<void*>(&at::get_num_threads), &cpu) || !cpu.dli_fname)
+    throw std::runtime_error("libtorch_cpu cannot be located");
+  const std::string path = cpu.dli_fname;
+  return path.substr(0, path.rfind('/') + 1);
 }
+}  // namespace realign
 
 namespace {
 std::vector<Tensor> list(Handle* handles, int64_t n) {
@@ -33,12 +41,7 @@ std::vector<Tensor> list(Handle* handles, int64_t n) {
 
 void* load_cuda() {
   static void* const library = [] {
-    Dl_info cpu{};
-    if (!dladdr(reinterpret_cast<void*>(&at::get_num_threads), &cpu) || !cpu.dli_fname)
-      throw std::runtime_error("libtorch_cpu cannot be located");
-    std::string path = cpu.dli_fname;
-    path = path.substr(0, path.rfind('/') + 1) + "libtorch_cuda.so";
-    void* opened = dlopen(path.c_str(), RTLD_NOW | RTLD_GLOBAL);
+    void* opened = dlopen((libtorch_folder() + "libtorch_cuda.so").c_str(), RTLD_NOW | RTLD_GLOBAL);
     if (!opened) throw std::runtime_error(dlerror());
     return opened;
   }();

@@ -7,6 +7,19 @@
 
 using namespace realign;
 
+namespace realign {
+int compute_capability(int device) {
+  typedef int (*GetAttribute)(int*, int, int);
+  const int major_attribute = 75, minor_attribute = 76;
+  const auto get = reinterpret_cast<GetAttribute>(dlsym(RTLD_DEFAULT, "cudaDeviceGetAttribute"));
+  TORCH_CHECK(get, "the CUDA runtime is not loaded");
+  int major = 0, minor = 0;
+  TORCH_CHECK(get(&major, major_attribute, device) == 0 && get(&minor, minor_attribute, device) == 0,
+              "the compute capability of device ", device, " cannot be read");
+  return 10 * major + minor;
+}
+}  // namespace realign
+
 extern "C" {
 // Of matrix products and convolutions on NVIDIA devices; the CPU's are not concerned.
 int rl_allow_tf32(int is_allowed) {
@@ -17,12 +30,7 @@ int rl_allow_tf32(int is_allowed) {
 // CUDA only.
 int rl_mm_f32(Handle a, Handle b, Handle* product) { RL_TRY(*product = own(at::mm(*a, *b, at::kFloat))) }
 
-// Compute capability of an NVIDIA device. The runtime library is loaded with libtorch_cuda.
 int rl_compute_capability(int device, int* major, int* minor) {
-  RL_TRY(typedef int (*GetAttribute)(int*, int, int); const int major_attribute = 75; const int minor_attribute = 76;
-         auto get = reinterpret_cast<GetAttribute>(dlsym(RTLD_DEFAULT, "cudaDeviceGetAttribute"));
-         TORCH_CHECK(get, "the CUDA runtime is not loaded");
-         TORCH_CHECK(get(major, major_attribute, device) == 0 && get(minor, minor_attribute, device) == 0,
-                     "the compute capability of device ", device, " cannot be read"))
+  RL_TRY(const int capability = compute_capability(device); *major = capability / 10; *minor = capability % 10)
 }
 }

@@ -31,6 +31,12 @@ typedef Tensor* Handle;
 
 extern thread_local std::string last_error;
 
+// Folder of the libtorch in use, with a slash at its end.
+std::string libtorch_folder();
+
+// Of an NVIDIA device, 90 for 9.0; the runtime library is loaded with libtorch_cuda.
+int compute_capability(int device);
+
 struct Recorded {
   explicit Recorded(const char* function) : op(at::RecordScope::FUNCTION) {
     if (op.isActive()) op.before(std::string_view("realign::" + std::string(function).substr(3)));

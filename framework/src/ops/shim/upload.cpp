@@ -15,7 +15,10 @@ int rl_upload(const void* values, int64_t bytes, const int64_t* sizes, int64_t d
          at::Tensor host = at::empty(at::IntArrayRef(sizes, dims), options);
          TORCH_CHECK(static_cast<int64_t>(host.nbytes()) == bytes, bytes, " bytes do not fill a tensor of ",
                      host.sizes());
-         if (bytes > 0) std::memcpy(host.data_ptr(), values, bytes);
+         const auto* from = static_cast<const char*>(values); auto* to = static_cast<char*>(host.data_ptr());
+         at::parallel_for(0, bytes, 1 << 22, [&](int64_t begin, int64_t end) {
+           std::memcpy(to + begin, from + begin, end - begin);
+         });
          *out = realign::own(cuda < 0 ? host : host.to(at::TensorOptions(at::Device(at::kCUDA, cuda)), true)))
 }
 }
