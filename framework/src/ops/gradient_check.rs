@@ -4,6 +4,7 @@
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 
+#[cfg(feature = "tch")]
 use super::{DeviceChoice, open};
 use crate::streams::Streams;
 use crate::weights::to_host;

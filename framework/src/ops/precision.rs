@@ -50,6 +50,7 @@ impl Precision {
     }
 
     /// The policy of a derivative under this one: an op that rounds to bf16 carries no tangent.
+    #[cfg(feature = "tch")]
     pub(super) fn of_derivative(self) -> Self {
         match self {
             Self::F32 => Self::F32,
