@@ -13,7 +13,8 @@ use super::colors::{BLUE, INK, PALE};
 use super::scatter::{digits, range};
 
 const WIDTH: usize = 1180; // pixels
-const NAMES: usize = 330;
+const NAMES: usize = 330; // of names as most are
+const MOST_NAMES: usize = 620;
 const NOTES: usize = 150;
 const LINE: usize = 52;
 const ABOVE: usize = 96;
@@ -63,11 +64,15 @@ where
     let values = rows.iter().flat_map(|row| [row.interval.low, row.interval.mean, row.interval.high]);
     let x = range(values, 0.08);
     let digits = digits(&x);
+    let name_style = text_style(TEXT, INK, HPos::Right, VPos::Center);
+    let width_of =
+        |row: &IntervalRow| area.estimate_text_size(&row.name, &name_style).map_or(0, |size| size.0 as usize);
+    let names = (rows.iter().map(width_of).max().unwrap_or(0) + 32).clamp(NAMES, MOST_NAMES);
     area.draw(&Text::new(title.to_string(), (24, 18), text_style(TEXT * 1.2, INK, HPos::Left, VPos::Top)))?;
     area.draw(&Text::new(subtitle.to_string(), (24, 52), text_style(TEXT * 0.8, INK, HPos::Left, VPos::Top)))?;
     let mut chart = ChartBuilder::on(area)
         .margin_top(ABOVE as u32)
-        .margin_left(NAMES as u32)
+        .margin_left(names as u32)
         .margin_right(NOTES as u32)
         .margin_bottom(12)
         .set_label_area_size(LabelAreaPosition::Bottom, (BELOW - 12) as u32)
@@ -87,8 +92,7 @@ where
     for (i, row) in rows.iter().enumerate() {
         let y = rows.len() as f64 - i as f64 - 0.5;
         let pixel = (ABOVE + i * LINE + LINE / 2) as i32 + TEXT_DROP;
-        let name = text_style(TEXT, INK, HPos::Right, VPos::Center);
-        area.draw(&Text::new(row.name.clone(), (NAMES as i32 - 16, pixel), name))?;
+        area.draw(&Text::new(row.name.clone(), (names as i32 - 16, pixel), name_style.clone()))?;
         let note = text_style(TEXT * 0.85, INK, HPos::Left, VPos::Center);
         area.draw(&Text::new(row.note.clone(), ((WIDTH - NOTES) as i32 + 14, pixel), note))?;
         let Interval { mean, low, high } = row.interval;

@@ -11,7 +11,7 @@ fn kernels_compute_what_sums_in_f64_say() {
     let program = folder.path().join("emulate");
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let mut compile = Command::new(compiler);
-    compile.args(["-std=c++20", "-O1", "-pthread", "-Wno-unknown-pragmas", "-o"]).arg(&program);
+    compile.args(["-std=c++17", "-O1", "-pthread", "-Wno-unknown-pragmas", "-o"]).arg(&program);
     let compiled = compile.arg(sources.join("emulate.cpp")).output().unwrap();
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
     let ran = Command::new(program).output().unwrap();

@@ -27,11 +27,10 @@ pub fn intervals(findings: &Findings<'_>) -> Result<Option<Block>> {
             (None, Some(noise)) => [outcome.mean - noise, outcome.mean + noise],
             (None, None) => [f64::NAN; 2],
         };
-        let entry = &findings.subject.entries[*at];
         let block = findings.subject.settings[*at].first().and_then(|setting| setting.plan.recipe.alignment.first());
         let block = block.map(|term| format!(", block {}", term.encoder_depth)).unwrap_or_default();
         rows.push(IntervalRow {
-            name: format!("{number}  {}{block}", entry.arm.clone().unwrap_or_default()),
+            name: format!("{number}  {}{block}", findings.run_name(*at)),
             note: super::numbers::shown(crate::reproduce::Outcome { spread: None, interval: None, ..outcome }),
             interval: Interval { mean: outcome.mean, low, high },
         });
@@ -60,8 +59,7 @@ pub fn curves(findings: &Findings<'_>) -> Result<Option<Block>> {
         .zip(1..)
         .filter_map(|(at, number)| {
             let setting = findings.subject.settings[*at].first()?;
-            let arm = findings.subject.entries[*at].arm.clone().unwrap_or_default();
-            Some((format!("{number}  {arm}"), History::read(&setting.run_dir).ok()?))
+            Some((format!("{number}  {}", findings.run_name(*at)), History::read(&setting.run_dir).ok()?))
         })
         .take(MOST_CURVES)
         .collect();

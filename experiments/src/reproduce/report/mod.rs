@@ -86,6 +86,18 @@ impl<'a> Findings<'a> {
         Self { subject, ours, results, distinct, metrics, metric, orders }
     }
 
+    /// What tells a run from the others: its method, and its row where several runs have that method.
+    pub fn run_name(&self, entry: usize) -> String {
+        let entries = self.subject.entries;
+        let arm = entries[entry].arm.clone().unwrap_or_default();
+        let is_same = |at: &&usize| entries[**at].arm == entries[entry].arm;
+        let row = entries[entry].name();
+        match self.distinct.iter().filter(is_same).count() > 1 && row != arm {
+            true => format!("{arm} · {row}"),
+            false => arm,
+        }
+    }
+
     /// Number of an entry's evaluation among those that were run, counted from 1.
     pub fn run_number(&self, entry: usize) -> Option<usize> {
         let at = self.distinct.iter().position(|first| self.results[*first] == self.results[entry]);

@@ -38,12 +38,12 @@ pub fn runs(findings: &Findings<'_>) -> Table {
     let mut table = Table::new(["#", "method", "aligned with", "steps", "sampling", "seeds"]);
     table.header.extend(metrics.iter().map(|metric| metric.to_string()));
     for (at, number) in findings.distinct.iter().zip(1..) {
-        let (entry, ours) = (&findings.subject.entries[*at], &findings.ours[*at]);
+        let ours = &findings.ours[*at];
         let Some(setting) = findings.subject.settings[*at].first() else { continue };
         let sample = &setting.plan.recipe.sample;
         let sampling =
             format!("guidance {}, {} evaluations", sample.cfg_scale, sample.sampler.build().num_evaluations());
-        let mut row = vec![number.to_string(), entry.arm.clone().unwrap_or_default(), aligned(setting)];
+        let mut row = vec![number.to_string(), findings.run_name(*at), aligned(setting)];
         row.extend([setting.steps.to_string(), sampling]);
         row.push(format!("{} of {}", ours.evaluations.len(), findings.subject.seeds));
         row.extend(metrics.iter().map(|metric| ours.outcome(metric).map_or("–".into(), shown)));

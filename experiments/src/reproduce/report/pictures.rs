@@ -29,7 +29,7 @@ pub fn grids(findings: &Findings<'_>) -> Result<Vec<Picture>> {
             if sample.cfg_scale == 1.0 { "no guidance".into() } else { format!("guidance {}", sample.cfg_scale) };
         let caption = format!(
             "{number}: {}, step {}, {guidance}, {} evaluations of the network",
-            findings.subject.entries[*at].arm.clone().unwrap_or_default(),
+            findings.run_name(*at),
             setting.steps,
             sample.sampler.build().num_evaluations()
         );

@@ -1,12 +1,13 @@
 // Runs the kernels on the CPU, a thread for each of the device's, and compares them with plain sums in f64.
 // A test compiles and runs it: what it covers is everything about the kernels but the device.
-#include <barrier>
 #include <cmath>
+#include <condition_variable>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <thread>
 #include <vector>
@@ -21,18 +22,40 @@ struct Index {
 };
 static thread_local Index threadIdx, blockIdx, blockDim;
 
-static std::unique_ptr<std::barrier<>> of_block;
-static std::vector<std::unique_ptr<std::barrier<>>> of_warp;
+class Barrier {
+ public:
+  explicit Barrier(unsigned threads) : threads(threads) {}
+
+  void wait() {
+    std::unique_lock<std::mutex> held(lock);
+    const unsigned mine = round;
+    if (++arrived == threads) {
+      arrived = 0;
+      round++;
+      all_here.notify_all();
+    } else {
+      all_here.wait(held, [&] { return round != mine; });
+    }
+  }
+
+ private:
+  std::mutex lock;
+  std::condition_variable all_here;
+  unsigned threads, arrived = 0, round = 0;
+};
+
+static std::unique_ptr<Barrier> of_block;
+static std::vector<std::unique_ptr<Barrier>> of_warp;
 static float exchanged[1024];
 
-static void __syncthreads() { of_block->arrive_and_wait(); }
+static void __syncthreads() { of_block->wait(); }
 
 static float __shfl_xor_sync(unsigned, float x, int mask) {
   auto& warp = *of_warp[threadIdx.x / 32];
   exchanged[threadIdx.x] = x;
-  warp.arrive_and_wait();
+  warp.wait();
   const float found = exchanged[threadIdx.x ^ mask];
-  warp.arrive_and_wait();
+  warp.wait();
   return found;
 }
 
@@ -50,9 +73,9 @@ static unsigned emulated_rounding(float x) {
 
 static void run(unsigned blocks, unsigned threads, const std::function<void()>& kernel) {
   for (unsigned block = 0; block < blocks; block++) {
-    of_block = std::make_unique<std::barrier<>>(threads);
+    of_block = std::make_unique<Barrier>(threads);
     of_warp.clear();
-    for (unsigned warp = 0; warp < threads / 32; warp++) of_warp.push_back(std::make_unique<std::barrier<>>(32));
+    for (unsigned warp = 0; warp < threads / 32; warp++) of_warp.push_back(std::make_unique<Barrier>(32));
     std::vector<std::thread> all;
     for (unsigned thread = 0; thread < threads; thread++)
       all.emplace_back([=, &kernel] {
