@@ -159,7 +159,7 @@ def numbers(realign, count=500):
     worst = max(worst, compare("torch_fidelity", run(realign, *common, *section("torch_fidelity")), fidelity))
     fid = distance(pytorch_fid_features(weights, samples), pytorch_fid_features(weights, reference))
     worst = max(worst, compare("pytorch_fid", run(realign, *common, *section("pytorch_fid")), {"fid": fid}))
-    sys.exit(worst > TOLERANCE)
+    sys.exit(int(worst > TOLERANCE))
 
 
 def cmmd(realign, count=60):
@@ -203,7 +203,7 @@ def cmmd(realign, count=60):
              f"norm_eps: 1.0e-5, norm: true, normalization: clip, resize: bicubic, weights: {folder}/clip.safetensors}}")
     network = f"{{type: clip, image_size: 84, weights: {folder}/clip.safetensors, encoder: {tower}}}"
     found = run(realign, folder / "samples.npz", "--reference", folder / "reference.npz", "--features", network)
-    sys.exit(compare("clip", found, {"mmd_own_clip": expected.item()}) > TOLERANCE)
+    sys.exit(int(compare("clip", found, {"mmd_own_clip": expected.item()}) > TOLERANCE))
 
 
 def drawn_features(seed):
@@ -244,7 +244,7 @@ def statistics(rounds=3):
     gap = abs(ours[0]["distance"] / theirs[0]["distance"] - 1)
     print(f"together {whole[1] / whole[0]:.2f} times as fast; distance {ours[0]['distance']:.6f}, "
           f"{theirs[0]['distance']:.6f}, {gap:.1e} apart")
-    sys.exit(gap > TOLERANCE)
+    sys.exit(int(gap > TOLERANCE))
 
 
 if __name__ == "__main__":
