@@ -56,7 +56,7 @@ impl Streams {
     /// `count` standard normal draws of the stream `name`.
     ///
     /// Every further 2²⁰ draws are of a stream of their own, so that all processors draw at once: noise for 256 pictures of
-    /// 256 pixels takes one of them longer than a GPU takes for the step.
+    /// 256 pixels takes one of them most of a second.
     pub fn normal(&self, name: &str, count: usize) -> Vec<f32> {
         let first = self.stream(name);
         let mut draws = vec![0.0; count];

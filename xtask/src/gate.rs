@@ -70,8 +70,8 @@ pub fn test(workspace: &Workspace, request: &Request) -> Result<ExitCode> {
 
 /// The whole gate; with the flex backend the part of it that needs no libtorch.
 ///
-/// The tests of the whole gate compute on flex too. Built without libtorch the code is only checked there: building it
-/// takes as long as everything else on two cores.
+/// The tests of the whole gate compute on flex too. Built without libtorch the code is only checked there, because
+/// building it means building burn once more.
 fn gate(backend: Backend) -> Vec<Stage> {
     let cargo = |title, backend, line: &str| Stage::Cargo(title, backend, words(line));
     let mut stages = vec![

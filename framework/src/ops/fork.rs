@@ -63,3 +63,20 @@ impl<C: CheckpointStrategy> ForkOp for Autodiff<LibTorch, C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::{self, DeviceChoice};
+    use burn::tensor::Tensor;
+
+    /// The stream's gradient waits for the branch's: without the branch it would be lost.
+    #[test]
+    fn a_stream_whose_branch_is_dropped_is_an_error_and_no_wrong_gradient() {
+        let device = ops::open(DeviceChoice::Cpu).unwrap().autodiff();
+        let x = Tensor::<3>::ones([2, 3, 4], &device).require_grad();
+        let row = || Tensor::<2>::ones([2, 4], &device);
+        let (stream, branch) = ops::forked_layer_norm(x.clone(), row(), row(), 1e-6);
+        drop(branch);
+        assert!(ops::guard(|| Ok(stream.sum().backward())).is_err());
+    }
+}

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// The arithmetic of linear layers, convolutions and attention.
 ///
-/// Norms, softmax, activations, losses, parameters, gradients, optimizer and moving averages are f32 in each of them, and
-/// so is everything inside [`jvp`](super::jvp), where bf16 is tf32. What an op keeps for its backward pass is of the policy
+/// Norms, softmax, activations and losses compute in f32 under each of them; parameters, their gradients, optimizer and
+/// moving averages are f32. Inside [`jvp`](super::jvp) bf16 is tf32. What an op keeps for its backward pass is of the policy
 /// it ran under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

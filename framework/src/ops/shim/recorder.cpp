@@ -105,9 +105,17 @@ const char* wait_of(const at::RecordFunction& op, const Recording& recording, bo
   return recording.is_after_reshape && tensor.dim() == 1 && is_own_type ? "read" : nullptr;
 }
 
+// The device works behind the host's back: without this a time would be that of the launch, or that of a kernel which
+// the operation around this one launched before.
+void wait_for_device(const Recording& recording) {
+  if (!recording.device.is_cpu())
+    c10::impl::VirtualGuardImpl(recording.device.type()).synchronizeDevice(recording.device.index());
+}
+
 std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& op) {
   if (!open) return nullptr;
   Recording& recording = *open->recording;
+  wait_for_device(recording);
   const bool is_inside = !recording.frames.empty() && recording.frames.back().waits;
   const bool is_inner = !recording.frames.empty() && recording.frames.back().is_inner;
   const char* wait = is_inside ? nullptr : wait_of(op, recording, is_inner);
@@ -120,9 +128,7 @@ std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& op) {
 void end(const at::RecordFunction& op, at::ObserverContext*) {
   if (!open || open->recording->frames.empty()) return;
   Recording& recording = *open->recording;
-  // The device works behind the host's back: without this the time would be that of the launch.
-  if (!recording.device.is_cpu())
-    c10::impl::VirtualGuardImpl(recording.device.type()).synchronizeDevice(recording.device.index());
+  wait_for_device(recording);
   const Frame frame = recording.frames.back();
   recording.frames.pop_back();
   const double total_s = std::chrono::duration<double>(Clock::now() - frame.start).count();
