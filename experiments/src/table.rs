@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use realign::files::write_whole;
 
 /// Rows of text under a header, all with as many cells.
@@ -58,7 +58,7 @@ impl Table {
 }
 
 /// Cells of the lines of a CSV text; quotes may hold commas, quotes and line breaks.
-pub fn read_csv(text: &str) -> Vec<Vec<String>> {
+pub fn read_csv(text: &str) -> Result<Vec<Vec<String>>> {
     let (mut lines, mut line, mut cell, mut is_quoted) = (vec![], vec![], String::new(), false);
     let mut letters = text.chars().filter(|letter| *letter != '\r').peekable();
     while let Some(letter) = letters.next() {
@@ -73,12 +73,13 @@ pub fn read_csv(text: &str) -> Vec<Vec<String>> {
             letter => cell.push(letter),
         }
     }
+    ensure!(!is_quoted, "a quote is opened and never closed");
     if !cell.is_empty() || !line.is_empty() {
         line.push(cell);
         lines.push(line);
     }
     lines.retain(|line| line.iter().any(|cell| !cell.trim().is_empty()));
-    lines
+    Ok(lines)
 }
 
 /// A number with as many digits after the point; `-` for NaN.
@@ -103,8 +104,9 @@ mod tests {
 
     #[test]
     fn csv_survives_its_own_reader() {
-        let lines = read_csv(&table().to_csv());
+        let lines = read_csv(&table().to_csv()).unwrap();
         assert_eq!(lines, [table().header, table().rows[0].clone(), table().rows[1].clone()]);
-        assert_eq!(read_csv("a,b\r\n\r\n1,\"x\ny\""), [["a", "b"], ["1", "x\ny"]]);
+        assert_eq!(read_csv("a,b\r\n\r\n1,\"x\ny\"").unwrap(), [["a", "b"], ["1", "x\ny"]]);
+        assert!(read_csv("a,\"b\n1,2").is_err());
     }
 }

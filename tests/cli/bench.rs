@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::program::Desk;
+use crate::program::{Answer, Desk, project};
 
 /// A Python that has PyTorch and torchvision, named by `REALIGN_PYTHON` or found.
 fn python() -> Option<String> {
@@ -46,4 +46,23 @@ fn a_device_that_pytorch_does_not_have_is_refused() {
     let desk = Desk::new();
     desk.run(&["bench", "step", "--device", "flex"]).assert_refused(&["--device", "`flex`", "cpu, cuda"]);
     desk.run(&["bench", "sample", "--num-steps", "1"]).assert_refused(&["--num-steps", "`1`"]);
+}
+
+#[test]
+fn what_pytorch_does_not_finish_is_said_and_the_rest_is_timed() {
+    let desk = Desk::new();
+    let torch = project().join("tests/cli/ending_torch.sh");
+    let torch = |num_params: &str| {
+        let words = "bench step --sizes S --batch 2 --rounds 1 --steps 1 --no-compile --python";
+        let words: Vec<&str> = words.split(' ').chain(torch.to_str()).collect();
+        Answer::from(desk.command(&words).env("NUM_PARAMS", num_params).output().unwrap())
+    };
+    let refused = torch("1");
+    refused.assert_refused(&["the networks differ", "1 in PyTorch"]);
+    let (_, rest) = refused.err.split_once("the networks differ: ").unwrap();
+    let answer = torch(rest.split(' ').next().unwrap());
+    answer.assert_done();
+    let expected = ["realign ", "PyTorch eager did not finish: PyTorch ended; it said `Error: no memory`"];
+    assert!(expected.iter().all(|text| answer.out.contains(text)), "{}", answer.out);
+    assert!(!answer.out.contains("memory:"), "{}", answer.out);
 }

@@ -115,7 +115,10 @@ fn what_cannot_be_measured_is_refused() {
     refused(&with(&["many.npz", "--reference", "few.npz", "--num-samples", "21"]), &["21 pictures", "there are 20"]);
     refused(&with(&["many.npz", "--reference", "few.npz", "--step", "2"]), &["no run folder"]);
     refused(&with(&["run", "--metric", "fid"]), &["unknown metric `fid`", "frechet_distance"]);
-    refused(&with(&["run", "--metric", "discrepancy"]), &["nothing that is asked for", "shapes_net"]);
+    refused(&with(&["run", "--metric", "discrepancy"]), &["--metric", "none of the networks", "shapes_net"]);
+    refused(&with(&["run", "--features", "shapes_net"]), &["--features", "`shapes_net` is measured twice"]);
+    refused(&["run", "--num-samples", "1000000000000"], &["--num-samples", "out of range"]);
+    refused(&["run", "--seeds", "1000000000000"], &["--seeds", "out of range"]);
     refused(&["run", "--features", "inception"], &["pt_inception", "curl"]);
     refused(&["run", "--set", "evaluation.features.0.type=shape_net"], &["did you mean `shapes_net`"]);
     refused(&["run", "--step", "newest"], &["`newest` is neither a step nor `all`"]);
@@ -144,4 +147,52 @@ fn statistics_of_inception_must_be_whole_for_what_is_asked() {
     };
     refused("spatial_frechet_distance", &["has no array `sigma_s`, which `sfid` needs"]);
     refused("frechet_distance", &["array `sigma`", "[2, 2]", "[3, 3]"]);
+}
+
+#[test]
+fn numbers_of_other_settings_get_files_of_their_own_that_say_which() {
+    let desk = trained();
+    let eval = |sets: &[&str]| {
+        let sets = sets.iter().flat_map(|set| ["--set", set]);
+        let few = ["eval", "run", "--num-samples", "12", "--metric", "frechet_distance"].into_iter();
+        let answer = desk.run(&few.chain(sets).collect::<Vec<_>>());
+        answer.assert_done();
+        json(&desk, answer.out.split("result: ").nth(1).unwrap().trim())["settings"].clone()
+    };
+    let [plain, seed, precision] = [&[][..], &["seed=5"], &["precision=bf16"]].map(eval);
+    assert_eq!(fs::read_dir(desk.path("run/eval")).unwrap().count(), 3);
+    assert_eq!((&plain["overrides"], &seed["overrides"]), (&serde_json::json!([]), &serde_json::json!(["seed=5"])));
+    assert_eq!((&plain["precision"], &precision["precision"]), (&"f32".into(), &"bf16".into()));
+    assert_eq!(plain["recipe"], serde_json::json!(["sit", "demo"]));
+}
+
+#[test]
+fn statistics_of_one_network_are_not_taken_for_anothers() {
+    let desk = Desk::new();
+    write_pictures(&desk, "many.npz", [12, 32, 32]);
+    write_pictures(&desk, "others.npz", [9, 32, 32]);
+    let fd = |reference: &str, network: &str, more: &[&str]| {
+        let args = ["eval", "many.npz", "--reference", reference, "--features", network, "--out", "out.json"];
+        desk.run(&[&args[..], &["--metric", "frechet_distance"], more].concat()).assert_done();
+        json(&desk, "out.json")["metrics"].as_object().unwrap().values().next().unwrap()["value"].as_f64().unwrap()
+    };
+    let hog = |grid: usize| format!("{{type: encoder, encoder: {{type: hog}}, grid: {grid}}}");
+    let coarse = fd("others.npz", &hog(4), &["--save-reference", "saved.npz"]);
+    assert_eq!(fd("saved.npz", &hog(4), &[]), coarse);
+    assert_eq!(fd("saved.npz", &hog(8), &[]), fd("others.npz", &hog(8), &[]));
+}
+
+#[test]
+fn a_damaged_checkpoint_and_a_folder_without_its_recipe_are_refused() {
+    let desk = trained();
+    let path = "run/checkpoints/step-0000002/ema-ema.safetensors";
+    let mut bytes = fs::read(desk.path(path)).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x40;
+    desk.write(path, bytes);
+    let named = ["sample", "run", "--step", "2", "--num", "1", "--npz", "x.npz"];
+    desk.run(&named).assert_refused(&["step-0000002", "`ema-ema.safetensors` is not what was written"]);
+    desk.run(&["eval", "run", "--step", "all"]).assert_refused(&["is not what was written"]);
+    fs::remove_file(desk.path("run/recipe.yaml")).unwrap();
+    desk.run(&["eval", "run"]).assert_refused(&["no `recipe.yaml`"]);
 }

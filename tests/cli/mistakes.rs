@@ -5,7 +5,7 @@ use crate::program::Desk;
 const RECIPE: &str = "recipes/sit-irepa.yaml";
 
 /// A value given with `--set`, and what the answer must say: the place, what was found, what is allowed.
-const VALUES: [(&str, &[&str]); 27] = [
+const VALUES: [(&str, &[&str]); 30] = [
     ("train.stepz=3", &["--set train.stepz=3", "unknown key `stepz`", "did you mean `steps`?"]),
     ("optimiser.eps=1", &["unknown key `optimiser`", "known: seed"]),
     ("alignment.0.projector.type=cnov", &["0.projector.type", "unknown projector `cnov`", "did you mean `conv`?"]),
@@ -33,6 +33,9 @@ const VALUES: [(&str, &[&str]); 27] = [
     ("sample.sampler.type=jit_ode", &["sample.sampler.type", "`jit_ode` cannot use", "`flow_matching`", "ode, sde"]),
     ("loader=[3]", &["loader", "expected a section", "found a list"]),
     ("sample.guidance_low=1.5", &["sample.guidance_low", "`1.5`"]),
+    ("data.num_examples=1000000000000", &["data.num_examples", "out of range", "1 to 1073741824"]),
+    ("log.keep_every=7", &["log.keep_every", "`7` is no multiple of checkpoint_every (`350`)"]),
+    ("backbone.num_heads=4611686018427387905", &["backbone", "`4611686018427387905` does not divide"]),
 ];
 
 #[test]
@@ -78,6 +81,19 @@ fn a_wrong_value_for_text_is_answered_with_place_found_and_allowed() {
     for (set, words) in TEXT_VALUES {
         desk.run(&["check", "recipes/mmdit.yaml", "--set", set]).assert_refused(words);
     }
+}
+
+#[test]
+fn captions_that_are_wrong_are_not_taken_for_absent_ones() {
+    let desk = Desk::new();
+    desk.write("captions.json", "{\"0.png\": 3}");
+    desk.write("pictures/0.png", "");
+    let data = "data={type: captioned_folder, path: pictures, captions: captions.json}";
+    desk.run(&["check", "recipes/mmdit.yaml", "--set", data]).assert_refused(&["captions.json", "found `3`"]);
+    let data = "data={type: captioned_folder, path: pictures, captions: absent.json}";
+    let answer = desk.run(&["check", "recipes/mmdit.yaml", "--set", data]);
+    answer.assert_done();
+    assert!(answer.out.contains("not stepped") && answer.out.contains("absent.json"), "{}", answer.out);
 }
 
 #[test]

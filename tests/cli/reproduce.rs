@@ -98,6 +98,8 @@ fn evaluated(desk: &Desk, steps: &str, seeds: u64, values: &[f64]) {
             recipe_digest: None,
             sample: None,
             autoencoder: None,
+            overrides: vec![],
+            precision: None,
             num_samples: 7,
             seeds: vec![0],
             picture_size: [32, 32],
@@ -192,7 +194,7 @@ fn a_figure_measures_its_encoders_and_draws_their_correlation() {
     let report_text = report(&desk, "report.md");
     let line = |name: &str| report_text.lines().find(|line| line.starts_with(&format!("| {name} |"))).unwrap();
     assert!(line("lds").contains("| r = ") && line("lds").ends_with("| 3 |"), "{report_text}");
-    assert!(line("linear_probe").ends_with("| – | 0 |"), "{report_text}");
+    assert!(line("linear_probe").ends_with("| – | fd_shapes_net | 0 |"), "{report_text}");
     assert!(desk.path(&report_dir(&desk)).join("correlations.png").is_file());
     let csv = report(&desk, "encoders.csv");
     assert!(csv.starts_with("encoder,fd_shapes_net,lds\n") && csv.contains("SIFT,4,"), "{csv}");
@@ -302,6 +304,11 @@ fn mistakes_are_answered_with_what_is_right() {
     refused(&["table2", "--profile", "imagenet256"], &["sit-repa.yaml", "data/imagenet/train", "sdvae"]);
     desk.write("wrong.yaml", TABLE.replace("arm: iREPA", "arm: iRPA"));
     refused(&["wrong.yaml"], &["a test: row 2 `iREPA`", "`iRPA` is none of the table's arms"]);
+    desk.write("empty.yaml", "{title: t, source: s, metrics: [fid], arms: {REPA: sit-repa.yaml}, rows: []}");
+    refused(&["empty.yaml", "--plan"], &["table `empty`", "rows: the list is empty"]);
+    refused(&["table2", "--seeds", "4294967296"], &["--seeds", "out of range"]);
+    let network = "evaluation.features=[{type: inception}]";
+    refused(&["table2", "--set", network], &["pt_inception", "curl"]);
 }
 
 #[test]
@@ -315,6 +322,7 @@ fn a_plan_says_hours_disk_and_downloads_and_runs_nothing() {
         "GPU h",
         "GB of checkpoints",
         "dinov2_vitb14_pretrain.pth",
+        "pt_inception-2015-12-05-6726825d.pth",
         "138 GB",
         "TFLOP/s in bf16; not measured here",
         "profile demo",
@@ -323,6 +331,9 @@ fn a_plan_says_hours_disk_and_downloads_and_runs_nothing() {
         assert!(answer.out.contains(words), "{words}: {}", answer.out);
     }
     assert!(!desk.path("runs").exists());
+    // A table about CMMD needs CLIP to measure it.
+    let answer = desk.run(&["reproduce", "--plan", "table8", "--rows", "1", "--profile", "imagenet256"]);
+    assert!(answer.out.contains("clip-vit-large-patch14-336"), "{}{}", answer.out, answer.err);
     let list = desk.run(&["reproduce"]).out;
     assert!(list.contains("table2") && list.contains("fig28") && list.lines().count() == 31, "{list}");
     assert!(project().join("docs/reproduce.md").is_file());

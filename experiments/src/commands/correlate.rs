@@ -17,6 +17,8 @@ use crate::measuring::paper::Paper;
 use crate::plot::{Panel, scatter_chart};
 use crate::table::{Table, number, read_csv};
 
+const MOST_PANELS: usize = 60;
+
 /// A metric against FID over encoders: Pearson's r, line and plot
 #[derive(Debug, Args)]
 pub struct Correlate {
@@ -100,6 +102,11 @@ impl Correlate {
             panels.push(Panel { title, subtitle, axes: [x.clone(), self.y.clone()], points, line: Some(line) });
         }
         ensure!(!panels.is_empty(), "no column has values of three encoders that also have `{}`", self.y);
+        ensure!(
+            panels.len() <= MOST_PANELS,
+            "{} columns, more than the {MOST_PANELS} that a plot takes; choose some with --x",
+            panels.len()
+        );
         write!(out, "{}", table.to_text())?;
         let is_shown = |name: &str| panels.iter().any(|panel| panel.points.iter().any(|(point, ..)| point == name));
         if is_shown("spatialpe-vit-l") && self.model == "SiT-XL/2" {
@@ -161,12 +168,17 @@ fn read_rows(path: &Path, name: &str) -> Result<Rows> {
 }
 
 fn csv_rows(text: &str, name: &str) -> Result<Rows> {
-    let lines = read_csv(text);
+    let lines = read_csv(text)?;
     let header = lines.first().context("the file is empty")?;
+    for (at, column) in header.iter().enumerate() {
+        let is_same = |other: &String| other.trim().eq_ignore_ascii_case(column.trim());
+        ensure!(!header[..at].iter().any(is_same), "column `{}` is there twice", column.trim());
+    }
     let at = header.iter().position(|column| column.trim().eq_ignore_ascii_case(name));
     let at = at.with_context(|| format!("no column `{name}`; there are: {}", header.join(", ")))?;
     let mut rows = Rows::new();
     for (line, number) in lines[1..].iter().zip(2..) {
+        ensure!(line.len() == header.len(), "line {number} has {} cells, and the header {}", line.len(), header.len());
         let named = line.get(at).map(|cell| cell.trim()).filter(|cell| !cell.is_empty());
         let named = named.with_context(|| format!("line {number}: `{name}` is empty"))?;
         let cells =

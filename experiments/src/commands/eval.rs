@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use realign::burn::tensor::Device;
-use realign::checkpoint::{Checkpoint, TrainedRun, checkpoints};
+use realign::checkpoint::{Checkpoint, TrainedRun, checkpoints, verify};
 use realign::ops::{self, DeviceChoice};
-use realign::recipe::EvaluationSection;
+use realign::recipe::{Check, EvaluationSection, Plan};
 use serde_json::json;
 
 use super::recipe_args::{check_device, settings};
@@ -21,6 +21,8 @@ use crate::evaluation::result::{Evaluation, EvaluationSettings, Measured, Refere
 use crate::evaluation::samples::Drawing;
 use crate::evaluation::source::{Stored, check_exists, short_digest};
 use crate::table::{Table, number};
+
+const MOST_SEEDS: usize = 10_000;
 
 /// Quality of a run's samples, or of pictures, against a reference
 #[derive(Debug, Clone, Args)]
@@ -78,8 +80,18 @@ impl Eval {
     /// There is nothing to evaluate or to compare with, or a network lacks its weights.
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
         check_exists("SOURCE", &self.source)?;
-        ensure!(self.seeds > 0, "--seeds must be at least 1");
-        match self.source.join("recipe.yaml").exists() {
+        ensure!(
+            (1..=MOST_SEEDS).contains(&self.seeds),
+            "--seeds: `{}` is out of range; allowed is 1 to {MOST_SEEDS}",
+            self.seeds
+        );
+        let [has_recipe, has_checkpoints] = ["recipe.yaml", "checkpoints"].map(|name| self.source.join(name).exists());
+        ensure!(
+            has_recipe || !has_checkpoints,
+            "`{}` has checkpoints and no `recipe.yaml`, so it is no whole run folder and no folder of pictures",
+            self.source.display()
+        );
+        match has_recipe {
             true => self.evaluate_run(out)?,
             false => self.evaluate_pictures(out)?,
         }
@@ -94,11 +106,13 @@ impl Eval {
         let section = self.section(&recipe.evaluation)?;
         let seeds = self.seeds();
         let own = TrainedRun::open(&settings()?, &self.source, &[])?.plan;
-        let request = |section: &EvaluationSection, sample, seeds: &[u64]| {
-            anyhow::Ok(json!({ "evaluation": section, "sample": sample, "seeds": seeds }).to_string())
+        // The digest covers data, precision, seed and all else that an override may have changed.
+        let request = |section: &EvaluationSection, plan: &Plan, seeds: &[u64]| {
+            let recipe = plan.digest()?;
+            anyhow::Ok(json!({ "evaluation": section, "recipe": recipe, "seeds": seeds }).to_string())
         };
-        let asked = request(&section, serde_json::to_value(&recipe.sample)?, &seeds)?;
-        let is_own = asked == request(&own.recipe.evaluation, serde_json::to_value(&own.recipe.sample)?, &[0])?;
+        let asked = request(&section, &trained.plan, &seeds)?;
+        let is_own = asked == request(&own.recipe.evaluation, &own, &[0])?;
         let digest = (!is_own).then(|| short_digest(&asked));
         let checkpoints = self.checkpoints(&trained)?;
         ensure!(
@@ -116,8 +130,10 @@ impl Eval {
         drop(first);
         let weights_dir = self.weights_dir.as_ref().unwrap_or(&recipe.weights_dir);
         let (evaluator, mut used) = self.prepare(&section, pictures, picture_size, weights_dir, &device)?;
-        used.recipe = Some([trained.plan.recipe_name.clone(), trained.plan.profile_name.clone()]);
+        used.recipe = Some(trained.names());
         used.recipe_digest = Some(own.digest()?);
+        used.overrides.clone_from(&self.sets);
+        used.precision = Some(recipe.precision);
         used.sample = Some(serde_json::to_value(&recipe.sample)?);
         used.autoencoder = Some(serde_json::to_value(&recipe.autoencoder)?);
         used.seeds.clone_from(&seeds);
@@ -178,14 +194,15 @@ impl Eval {
         section.bootstrap = self.bootstrap.unwrap_or(section.bootstrap);
         section.batch_size = self.batch.unwrap_or(section.batch_size);
         ensure!(
-            section.num_samples >= 2 && section.batch_size >= 1,
-            "--num-samples must be at least 2 and --batch at least 1"
-        );
-        ensure!(
             !section.features.is_empty(),
             "name the network whose features are compared: `--features shapes_net`, or `evaluation.features` in the \
              recipe; `realign plugins list feature_network` shows them"
         );
+        let problems: Vec<String> = Check::problems(|check| section.validate(check))
+            .into_iter()
+            .map(|(key, problem)| format!("{}: {problem}", option(&key)))
+            .collect();
+        ensure!(problems.is_empty(), "{}", problems.join("\n"));
         Ok(section)
     }
 
@@ -200,6 +217,7 @@ impl Eval {
                 let mut all = checkpoints(&self.source.join("checkpoints"));
                 all.sort_by_key(|checkpoint| checkpoint.step);
                 ensure!(!all.is_empty(), "`{}` holds no checkpoint", self.source.display());
+                all.iter().try_for_each(verify)?;
                 Ok(all)
             }
             Some(step) => {
@@ -239,6 +257,8 @@ impl Eval {
             recipe_digest: None,
             sample: None,
             autoencoder: None,
+            overrides: vec![],
+            precision: None,
             num_samples: section.num_samples,
             seeds: vec![],
             picture_size,
@@ -299,6 +319,16 @@ impl Eval {
             writeln!(out, "result: {}", path.display())?;
         }
         Ok(())
+    }
+}
+
+/// The option behind a key of the section `evaluation`.
+fn option(key: &str) -> String {
+    match key.split('.').next().unwrap_or_default() {
+        "features" => "--features".into(),
+        "metrics" => "--metric".into(),
+        "batch_size" => "--batch".into(),
+        other => format!("--{}", other.replace('_', "-")),
     }
 }
 

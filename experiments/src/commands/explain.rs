@@ -196,7 +196,8 @@ impl Costs {
         let saved = BYTES * (plan.backbone.saved_floats + projected) * train.micro_batch() as f64;
         costs.memory_bytes = RESIDENT_BASE + weights + saved;
         let checkpoint = BYTES * (all * (1.0 + averages) + 2.0 * trained);
-        costs.disk_bytes = checkpoint * (recipe.log.keep_checkpoints + 1) as f64;
+        let kept = train.steps.checked_div(recipe.log.keep_every).unwrap_or(0);
+        costs.disk_bytes = checkpoint * (recipe.log.keep_checkpoints + 1 + kept as usize) as f64;
         Ok(costs)
     }
 

@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn show_lists_keys_with_defaults_and_an_example_that_loads() {
         let text = answer(What::Show { name: "shapes".into(), json: false }).unwrap();
-        assert!(text.contains("num_examples: whole number, 1 or more, default 50000"), "{text}");
+        assert!(text.contains("num_examples: whole number, 1 to 1073741824, default 50000"), "{text}");
         let yaml = text.split("every key:\n").nth(1).unwrap();
         let value: serde_yaml::Value = serde_yaml::from_str(yaml).unwrap();
         assert_eq!(value["data"]["type"], "shapes");

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use realign::eval::bootstrap::{Bootstrap, Interval};
 use realign::eval::spatial::mean_of_numbers;
@@ -19,6 +19,8 @@ use crate::measuring::paper::{Paper, PaperEncoder};
 use crate::measuring::{EncoderArgs, Measured, PictureArgs, context, measure, metrics_of};
 use crate::plot::{IntervalRow, interval_chart};
 use crate::table::{Table, number};
+
+const MOST_DRAWS: usize = 100_000;
 
 /// Which encoder to align with: by spatial structure on your pictures, with intervals and costs
 #[derive(Debug, Args)]
@@ -72,12 +74,17 @@ impl Rank {
             );
         }
         let context = context(self.pictures.image_size(), self.pictures.grid(), &self.encoders.weights_dir);
+        ensure!(
+            (1..=MOST_DRAWS).contains(&self.draws),
+            "--draws: `{}` is out of range; allowed is 1 to {MOST_DRAWS}",
+            self.draws
+        );
         let batch = self.pictures.batch;
         let measured = encoders
             .iter()
             .map(|encoder| measure(encoder, &*normalizer, &source, &metrics, batch, &context, &device))
             .collect::<Result<Vec<_>>>()?;
-        let bootstrap = Bootstrap::new(source.indices.len(), self.draws.max(1), self.pictures.seed);
+        let bootstrap = Bootstrap::new(source.indices.len(), self.draws, self.pictures.seed);
         let ranked = self.order(measured, &bootstrap);
         let paper = Paper::read()?;
         let table = self.table(&ranked, &paper);

@@ -19,6 +19,7 @@ use crate::reproduce::{
 };
 
 /// Runs of small networks at the same time on a CPU of many cores: their memory must fit.
+const MOST: u64 = 1000; // seeds or jobs
 const MOST_JOBS: usize = 4;
 
 /// Run a table or figure of the paper again, and write a report beside its numbers
@@ -65,7 +66,10 @@ impl Reproduce {
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
         let tables = Tables::read()?;
         let Some(name) = &self.table else { return list(&tables, out) };
-        ensure!(self.seeds > 0 && self.jobs != Some(0), "--seeds and --jobs must be at least 1");
+        for (option, value) in [("--seeds", Some(self.seeds)), ("--jobs", self.jobs.map(|jobs| jobs as u64))] {
+            let Some(value) = value.filter(|value| !(1..=MOST).contains(value)) else { continue };
+            bail!("{option}: `{value}` is out of range; allowed is 1 to {MOST}");
+        }
         let (name, table) = tables.table(name)?;
         if self.plan && self.profile.is_none() {
             self.at(&name, &table, &tables, &table.profile, out)?;
@@ -119,7 +123,7 @@ impl Reproduce {
             failures = runner.run(&trainings, out)?;
         }
         if stop.load(Ordering::Relaxed) {
-            writeln!(out, "stopped and saved; the same command goes on")?;
+            writeln!(out, "stopped; training is saved, an evaluation begins again: the same command goes on")?;
         }
         let folder = runs.join(scale.report_name(name));
         let structure_file = folder.join("structure.json");
@@ -177,6 +181,9 @@ impl Reproduce {
     fn command(&self, name: &str, profile: &str) -> String {
         let mut words =
             vec![format!("cargo xtask reproduce {} --profile {profile}", self.table.as_deref().unwrap_or(name))];
+        if let Some(runs) = &self.runs {
+            words.push(format!("--runs '{}'", runs.display()));
+        }
         if !self.rows.is_empty() {
             words.push(format!("--rows '{}'", self.rows.join(",")));
         }

@@ -17,6 +17,8 @@ use super::recipe_args::{check_device, settings};
 use crate::evaluation::source::is_npz;
 use crate::progress::pictures_bar;
 
+const MOST_SAMPLES: usize = 10_000_000;
+
 /// Draw pictures from a trained run
 #[derive(Debug, Args)]
 pub struct Sample {
@@ -57,7 +59,9 @@ impl Sample {
     /// # Errors
     /// There is no such run, or the disk refuses.
     pub fn run(&self, out: &mut dyn Write) -> Result<ExitCode> {
-        ensure!(self.num > 0 && self.batch > 0, "--num and --batch must be at least 1");
+        for (option, value, most) in [("--num", self.num, MOST_SAMPLES), ("--batch", self.batch, 65_536)] {
+            ensure!((1..=most).contains(&value), "{option}: `{value}` is out of range; allowed is 1 to {most}");
+        }
         let trained = TrainedRun::open(&settings()?, &self.run, &self.sets)?;
         let plan = &trained.plan;
         check_device(&trained.layered, &plan.recipe.device, plan.recipe.precision)?;

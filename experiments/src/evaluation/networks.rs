@@ -8,6 +8,7 @@ use realign::eval::generation::Metric;
 use realign::plugin::{FeatureContext, FeatureNetwork, FeatureNetworkConfig};
 use realign::recipe::Layered;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::result::NetworkUsed;
 
@@ -77,6 +78,18 @@ impl<'a> Network<'a> {
             );
         }
         Ok(Self { config, built: config.build(&context, device)?, metrics })
+    }
+
+    /// What tells its statistics from those of other networks: a hash of its type, settings and weights.
+    ///
+    /// # Errors
+    /// Its settings cannot be written.
+    pub fn tag(&self) -> Result<String> {
+        let mut network = serde_json::to_value(self.config).context("cannot write a network's settings")?;
+        // The digest says which weights they are, wherever they lie.
+        network.as_object_mut().map(|settings| settings.remove("weights"));
+        let text = serde_json::json!([network, self.built.digest()]).to_string();
+        Ok(Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// What the result says of it.

@@ -116,14 +116,14 @@ impl ReferenceSource<'_> {
         if has_spatial {
             write(["mu_s", "sigma_s"], realign::eval::generation::gaussian(&collected.spatial, None)?)?;
         }
-        let name = network.built.digest();
+        let name = network.tag()?;
         writer.write_f64(NETWORK, &[name.len()], &name.bytes().map(f64::from).collect::<Vec<_>>())?;
         writer.finish()
     }
 }
 
-/// The array that says whose statistics a file of ours holds: the digest of the network's weights, one number for each
-/// letter. Published files have none.
+/// The array that says whose statistics a file of ours holds: the tag of the network, one number for each letter.
+/// Published files have none.
 const NETWORK: &str = "network";
 
 /// Statistics that the file holds of this network, of those that are wanted.
@@ -132,10 +132,14 @@ fn read_statistics(path: &Path, network: &Network, metrics: &[Metric]) -> Result
     let place = |name: &str| format!("array `{name}` of `{}`", path.display());
     let is_own = match npz.has(NETWORK) {
         true => {
-            let digest: String = npz.read(NETWORK)?.1.iter().map(|letter| char::from(*letter as u8)).collect();
-            digest == network.built.digest()
+            let tag: String = npz.read(NETWORK)?.1.iter().map(|letter| char::from(*letter as u8)).collect();
+            tag == network.tag()?
         }
-        false => network.config.owns_unnamed_statistics(),
+        // Statistics over positions are ADM's alone, so that a file with them is of no other convention.
+        false => {
+            let has_spatial = network.config.metrics().contains(&Metric::SpatialFrechetDistance);
+            network.config.owns_unnamed_statistics() && (has_spatial || !npz.has("mu_s"))
+        }
     };
     if !is_own && !npz.has("arr_0") {
         bail!(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use realign::files::write_whole;
+use realign::ops::Precision;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -62,6 +63,12 @@ pub struct EvaluationSettings {
     pub sample: Option<Value>,
     /// The section `autoencoder`.
     pub autoencoder: Option<Value>,
+    /// `--set` of the command, in its order: what was changed in the run's recipe.
+    #[serde(default)]
+    pub overrides: Vec<String>,
+    /// The arithmetic of sampling; none where pictures came from elsewhere.
+    #[serde(default)]
+    pub precision: Option<Precision>,
     /// Pictures evaluated, of each seed.
     pub num_samples: usize,
     /// Seeds of noise and labels; empty where pictures came from elsewhere.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -18,7 +18,8 @@ const MOST: usize = 120;
 pub struct History {
     /// By tag: step, hours, value.
     logged: BTreeMap<String, Vec<[f64; 3]>>,
-    evaluations: Vec<Evaluation>,
+    /// By the digest of their settings in the file's name, which is empty for the recipe's own.
+    evaluations: BTreeMap<String, Vec<Evaluation>>,
 }
 
 impl History {
@@ -47,7 +48,7 @@ impl History {
 
     /// Everything that can be drawn.
     pub fn metrics(&self) -> Vec<String> {
-        let evaluated = self.evaluations.iter().flat_map(|found| found.metrics.keys());
+        let evaluated = self.evaluations.values().flatten().flat_map(|found| found.metrics.keys());
         let mut names: Vec<String> = self.logged.keys().chain(evaluated).cloned().collect();
         names.sort();
         names.dedup();
@@ -64,10 +65,14 @@ impl History {
             let points = chunks.map(|chunk| (mean(chunk, x), mean(chunk, 2))).collect();
             return Some(Curve { points, ..Curve::default() });
         }
-        let mut found: Vec<_> =
-            self.evaluations.iter().filter_map(|one| Some((one.step? as f64, one.metrics.get(metric)?))).collect();
+        // One curve is of one group of settings: the recipe's own, else the one with the most steps.
+        let groups = self.evaluations.iter().map(|(digest, all)| {
+            let found = all.iter().filter_map(|one| Some((one.step? as f64, one.metrics.get(metric)?)));
+            (digest.is_empty(), found.collect::<Vec<_>>())
+        });
+        let groups = groups.filter(|(_, found)| !found.is_empty());
+        let mut found = groups.max_by_key(|(is_own, found)| (*is_own, found.len()))?.1;
         found.sort_by(|one, other| one.0.total_cmp(&other.0));
-        found.dedup_by(|later, earlier| later.0 == earlier.0);
         let points: Vec<_> = found.iter().map(|(step, number)| (self.place(*step, in_hours), number.value)).collect();
         let band: Vec<_> = found.iter().filter_map(|(_, number)| Some([number.low?, number.high?])).collect();
         let band = if band.len() == points.len() { band } else { vec![] };
@@ -89,12 +94,16 @@ impl History {
     }
 }
 
-/// Evaluations of a run folder in the order of their files; of those with other settings for one step the first one.
-fn evaluations(run_dir: &Path) -> Vec<Evaluation> {
-    let entries = fs::read_dir(run_dir.join("eval")).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut files: Vec<PathBuf> = entries.filter(|path| path.extension().is_some_and(|it| it == "json")).collect();
-    files.sort();
-    files.iter().filter_map(|file| Evaluation::read(file).ok()).collect()
+/// Evaluations of a run folder, those with the same settings together.
+fn evaluations(run_dir: &Path) -> BTreeMap<String, Vec<Evaluation>> {
+    let mut groups: BTreeMap<String, Vec<Evaluation>> = BTreeMap::new();
+    for path in fs::read_dir(run_dir.join("eval")).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json")) else { continue };
+        if let Ok(found) = Evaluation::read(&path) {
+            groups.entry(name.splitn(3, '-').nth(2).unwrap_or_default().into()).or_default().push(found);
+        }
+    }
+    groups
 }
 
 /// The last part of a path.
@@ -132,5 +141,29 @@ mod tests {
         let points = history.curve("a/b", false).unwrap().points;
         assert_eq!((points.len(), points[0]), (120, (3.0, 3.0)));
         assert_eq!(history.mean_of("a/b"), Some(5));
+    }
+
+    #[test]
+    fn a_curve_is_of_one_group_of_settings_the_recipes_own_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, step: u64, value: f64| {
+            let text = serde_json::json!({
+                "schema": 1, "source": "x", "step": step, "settings": {
+                    "num_samples": 2, "seeds": [0], "picture_size": [1, 1], "features": [], "bootstrap": 0,
+                    "reference": {"source": "data"}, "realign": "0", "device": "cpu"
+                },
+                "metrics": {"fid": {"value": value, "convention": "adm", "by_seed": [value]}}
+            });
+            fs::create_dir_all(folder.path().join("eval")).unwrap();
+            fs::write(folder.path().join("eval").join(name), text.to_string()).unwrap();
+        };
+        fs::write(folder.path().join("metrics.jsonl"), "").unwrap();
+        let points = || History::read(folder.path()).unwrap().curve("fid", false).unwrap().points;
+        write("step-0000004-635efd77.json", 4, 9.0);
+        write("step-0000008-00000000.json", 8, 7.0);
+        write("step-0000004-00000000.json", 4, 8.0);
+        assert_eq!(points(), [(4.0, 8.0), (8.0, 7.0)]);
+        write("step-0000004.json", 4, 5.0);
+        assert_eq!(points(), [(4.0, 5.0)]);
     }
 }

@@ -25,6 +25,8 @@ pub struct Children<'a> {
     pub stop: &'a AtomicBool,
     /// Children at the same time: each gets its share of the cores.
     pub num_jobs: usize,
+    /// A lock that each child holds too, as its standard input, so that it lasts as long as one that outlives us.
+    pub lock: Option<&'a File>,
 }
 
 impl Children<'_> {
@@ -42,7 +44,8 @@ impl Children<'_> {
         writeln!(told, "realign {}", args.join(" ")).context("cannot write the log")?;
         let errors = told.try_clone().context("cannot write the log")?;
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
+        let input = self.lock.map(File::try_clone).transpose().context("cannot hand the lock on")?;
+        command.args(args).stdin(input.map_or_else(Stdio::null, Stdio::from)).stdout(Stdio::piped()).stderr(errors);
         let cores = thread::available_parallelism().map_or(1, usize::from);
         if self.num_jobs > 1 && std::env::var_os("OMP_NUM_THREADS").is_none() {
             command.env("OMP_NUM_THREADS", (cores / self.num_jobs).max(1).to_string());

@@ -36,7 +36,8 @@ impl Cost {
     /// A plugin refuses the sizes.
     pub fn of(training: &Training, settings: &[&Setting]) -> Result<Self> {
         let own: Vec<&&Setting> = settings.iter().filter(|setting| setting.run_dir == training.run_dir).collect();
-        let plan = &own.first().context("a run belongs to no entry")?.plan;
+        let first = own.first().context("a run belongs to no entry")?;
+        let plan = &first.plan;
         let costs = Costs::new(plan)?;
         let batch = plan.recipe.train.global_batch_size as f64;
         let steps = training.stages.last().map_or(0, |stage| stage.steps);
@@ -47,7 +48,8 @@ impl Cost {
             let found = own.iter().find(|setting| super::work::Assessment::of(setting) == *assessment);
             sample_flops += found.map_or(0.0, |setting| picture_flops(&setting.plan));
         }
-        let downloads = plan.missing.iter().filter_map(|missing| match missing {
+        let missing = first.missing().into_iter();
+        let downloads = missing.filter_map(|missing| match missing {
             Missing::Weights(file) => {
                 let name = file.path.file_name()?.to_string_lossy().into_owned();
                 Some((name.clone(), bytes(&name)))
@@ -144,11 +146,19 @@ pub fn print_costs(
         scientific(sum.flops()),
         sum.disk_bytes / 1e9
     )?;
-    print_downloads(&downloads, scale, out)?;
+    let has_latents = settings
+        .iter()
+        .any(|setting| setting.plan.latent != [3, setting.plan.recipe.image_size, setting.plan.recipe.image_size]);
+    print_downloads(&downloads, scale, has_latents, out)?;
     print_assumptions(&speed, out)
 }
 
-fn print_downloads(downloads: &BTreeMap<String, Option<f64>>, scale: &Scale<'_>, out: &mut dyn Write) -> Result<()> {
+fn print_downloads(
+    downloads: &BTreeMap<String, Option<f64>>,
+    scale: &Scale<'_>,
+    has_latents: bool,
+    out: &mut dyn Write,
+) -> Result<()> {
     let known: f64 = downloads.values().flatten().sum();
     match downloads.len() {
         0 => writeln!(out, "weights to get: none")?,
@@ -159,6 +169,7 @@ fn print_downloads(downloads: &BTreeMap<String, Option<f64>>, scale: &Scale<'_>,
         writeln!(out, "  {file}  {size}")?;
     }
     let data = match scale.profile {
+        "imagenet256" | "imagenet512" if !has_latents => "ImageNet's training set, 138 GB",
         "imagenet256" => "ImageNet's training set, 138 GB; its latents, computed once, 42 GB",
         "imagenet512" => "ImageNet's training set, 138 GB; its latents, computed once, 168 GB",
         "coco" => "MS-COCO 2014, 20 GB with its captions",

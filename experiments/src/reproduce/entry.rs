@@ -48,6 +48,8 @@ pub struct Entry {
     pub sample: Mapping,
     /// The same in the paper's profile alone.
     pub full: Mapping,
+    /// Values of `evaluation` in the paper's profile alone.
+    pub evaluation: Mapping,
     /// What the paper prints, in the order of the table's metrics.
     pub paper: Vec<Option<String>>,
     /// What else is to be said.
@@ -128,6 +130,7 @@ impl PaperTable {
             set: merged(|part| &part.set, &self.set),
             sample: merged(|part| &part.sample, &self.sample),
             full: self.full.clone(),
+            evaluation: self.evaluation.clone(),
             paper: self.printed(part, at)?,
             note: part.note.clone(),
         })

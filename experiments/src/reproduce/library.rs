@@ -147,6 +147,7 @@ impl Tables {
             bail!("unknown table `{name}`\n  {hint}known: {}", known().collect::<Vec<_>>().join(", "));
         };
         let table: PaperTable = serde_yaml::from_str(&text).with_context(|| format!("table `{name}`"))?;
+        table.check().with_context(|| format!("table `{name}`"))?;
         for difference in &table.differences {
             ensure!(
                 self.differences.contains_key(difference),

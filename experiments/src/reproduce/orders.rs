@@ -47,8 +47,8 @@ impl Verdict {
             Self::Holds => "holds",
             Self::Reversed => "does not hold",
             Self::WithinNoise => "within noise",
-            Self::HoldsOnce => "holds, noise unknown",
-            Self::ReversedOnce => "does not hold, noise unknown",
+            Self::HoldsOnce => "same order, noise unknown",
+            Self::ReversedOnce => "other order, noise unknown",
             Self::NotRun => "not run",
             Self::SameRun => "not tested: one run stands for both",
         }

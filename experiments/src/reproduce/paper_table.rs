@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
+use realign::registry::nearest;
 use serde::Deserialize;
 use serde_yaml::{Mapping, Value};
 
@@ -41,6 +42,9 @@ pub struct PaperTable {
     /// The same in the paper's profile alone.
     #[serde(default)]
     pub full: Mapping,
+    /// Values of the recipe's section `evaluation`, in the paper's profile alone.
+    #[serde(default)]
+    pub evaluation: Mapping,
     /// Pictures of each run in the report.
     #[serde(default = "sixteen")]
     pub pictures: usize,
@@ -125,6 +129,29 @@ pub struct Share {
 }
 
 impl PaperTable {
+    /// # Errors
+    /// There are no rows or numbers, or a claim names what is not there.
+    pub fn check(&self) -> Result<()> {
+        ensure!(!self.rows.is_empty(), "rows: the list is empty");
+        ensure!(!self.metrics.is_empty(), "metrics: the list is empty; the first one orders rows, `[fid]`");
+        let labels: Vec<&str> = self.rows.iter().map(|row| row.label.as_str()).collect();
+        let is_known = |name: &&str| {
+            // A row for every encoder has their labels, which depend on the scale.
+            self.arms.contains_key(*name) || labels.contains(name) || self.rows.iter().any(|row| row.encoders.is_some())
+        };
+        let mut names = self.claims.iter().flat_map(|claim| [&claim.better, &claim.worse]).flat_map(Names::all);
+        if let Some(unknown) = names.find(|name| !is_known(name)) {
+            let known: Vec<&str> = self.arms.keys().map(String::as_str).chain(labels).collect();
+            let hint = nearest(unknown, known.iter().copied()).map(|near| format!("did you mean `{near}`? "));
+            bail!(
+                "claims: `{unknown}` is neither a method nor a row\n  {}known: {}",
+                hint.unwrap_or_default(),
+                known.join(", ")
+            );
+        }
+        Ok(())
+    }
+
     /// Whether a property of encoders is correlated with the numbers of the runs.
     pub fn correlates(&self, property: &str) -> bool {
         self.correlations.iter().any(|known| known.x == property)
@@ -181,6 +208,14 @@ pub enum Names {
 }
 
 impl Names {
+    /// All of them.
+    fn all(&self) -> Vec<&str> {
+        match self {
+            Self::One(one) => vec![one],
+            Self::Many(many) => many.iter().map(String::as_str).collect(),
+        }
+    }
+
     /// Whether one of them is this.
     pub fn has(&self, name: &str) -> bool {
         match self {

@@ -111,7 +111,7 @@ impl Runner<'_> {
                 }
             };
             let (training, total) = (&trainings[at], trainings.len());
-            if let Err(problem) = self.training(training, at + 1, total, board, say) {
+            if let Err(problem) = self.training(training, [at + 1, total], locked.first(), board, say) {
                 fail(failures, say, training, &problem);
             }
             drop(locked);
@@ -122,13 +122,13 @@ impl Runner<'_> {
     fn training(
         &self,
         training: &Training,
-        number: usize,
-        total: usize,
+        [number, total]: [usize; 2],
+        lock: Option<&File>,
         board: &Board,
         say: &Sender<String>,
     ) -> Result<()> {
         let job = board.job(&format!("{number}/{total} {}", training.name), say);
-        let children = Children { stop: self.stop, num_jobs: self.jobs };
+        let children = Children { stop: self.stop, num_jobs: self.jobs, lock };
         let log = training.run_dir.join("reproduce.log");
         let step = |args: Vec<String>| children.run(&args, &log, &|line| job.line(line));
         for stage in &training.stages {
@@ -145,8 +145,8 @@ impl Runner<'_> {
                 let wants_pictures = training.seed == 0 && !assessment.has_pictures();
                 if (!assessment.is_done() || wants_pictures) && !stage.has_checkpoint(&training.run_dir) {
                     bail!(
-                        "`{}` went on beyond step {} and its checkpoint there is gone; move the folder away to train \
-                         to that step again",
+                        "`{}` went on beyond step {} and its checkpoint there is gone; name another folder with --runs, or \
+                         move this one away, to train to that step again",
                         training.run_dir.display(),
                         stage.steps
                     );

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use realign::recipe::{Layered, Plan, Settings};
+use realign::plugin::FeatureContext;
+use realign::recipe::{Layered, Missing, Plan, Settings};
 use serde_yaml::{Mapping, Value};
 use sha2::{Digest, Sha256};
 
@@ -86,7 +87,11 @@ impl Scale<'_> {
         };
         let sample_sets = self.sampling(entry);
         let (layered, plan) = self.at(&recipe, &[&train_sets[..], &[format!("train.steps={steps}")]].concat())?;
-        let run_dir = plan.run_dir(self.runs)?;
+        let mut run_dir = plan.run_dir(self.runs)?;
+        if plan.recipe.log.spatial.is_some() {
+            // The digest leaves out what is logged, and a run that did not measure this cannot stand for one that did.
+            run_dir.as_mut_os_string().push("-spatial");
+        }
         drop(layered);
         let all = [&train_sets[..], &[format!("train.steps={steps}")], &sample_sets].concat();
         let (layered, plan) = self.at(&recipe, &all).with_context(|| format!("`{}`", entry.name()))?;
@@ -152,6 +157,7 @@ impl Scale<'_> {
         let mut sets = lines("sample.", &entry.sample);
         if self.is_paper {
             sets.extend(lines("sample.", &entry.full));
+            sets.extend(lines("evaluation.", &entry.evaluation));
         }
         let concerned = self.other.iter().filter(|other| other.concerns(entry));
         sets.extend(concerned.flat_map(|other| lines("sample.", &other.sample)));
@@ -172,9 +178,22 @@ impl Setting {
     /// # Errors
     /// Names the first few, and the command that gets each.
     pub fn is_ready(&self) -> Result<()> {
-        let missing: Vec<String> = self.plan.missing.iter().map(ToString::to_string).collect();
+        let missing: Vec<String> = self.missing().iter().map(ToString::to_string).collect();
         ensure!(missing.is_empty(), "{} needs what is not here:\n  {}", self.recipe.display(), missing.join("\n  "));
         Ok(())
+    }
+
+    /// Files that training or evaluation needs and that are not there.
+    pub fn missing(&self) -> Vec<Missing> {
+        let recipe = &self.plan.recipe;
+        let picture_size = [recipe.image_size; 2];
+        let context = FeatureContext { picture_size, weights_dir: recipe.weights_dir.clone() };
+        let networks = recipe.evaluation.features.iter().flat_map(|network| network.weights(&context));
+        let absent = networks.filter(|file| !file.path.exists()).map(Missing::Weights);
+        let reference = Path::new(&recipe.evaluation.reference);
+        let no_reference = (recipe.evaluation.reference != "data" && !reference.exists())
+            .then(|| Missing::Data(format!("evaluation.reference: `{}` does not exist", reference.display())));
+        self.plan.missing.iter().cloned().chain(absent).chain(no_reference).collect()
     }
 }
 

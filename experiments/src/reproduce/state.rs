@@ -87,14 +87,21 @@ pub fn same_metric(paper: &str) -> Option<&'static str> {
 
 /// Whether less is better; also of a number of another network.
 pub fn less_is_better(metric: &str) -> bool {
-    ["fid", "sfid", "fd_", "cmmd", "mmd"].iter().any(|start| metric.starts_with(start))
+    ["fid", "sfid", "fd_", "spatial_fd_", "cmmd", "mmd"].iter().any(|start| metric.starts_with(start))
 }
 
-/// The number that orders our runs: the paper's own where we have it, else the Fréchet distance of another network.
+/// Whether a number has the name of one that the paper prints: it is of a published network.
+pub fn is_published(metric: &str) -> bool {
+    PAPERS.iter().any(|(ours, _)| *ours == metric)
+}
+
+/// The number that orders our runs: the paper's own where we have it, else the Fréchet distance of another network, or
+/// what else there is of one. Another number of the paper never stands in for its own.
 pub fn ordering_metric(paper: &str, ours: &[&str]) -> Option<String> {
     let own = same_metric(paper).filter(|own| ours.contains(own));
-    let distance = ours.iter().copied().find(|name| name.starts_with("fd_"));
-    own.or(distance).or(ours.first().copied()).map(str::to_string)
+    let mut others = ours.iter().copied().filter(|name| !is_published(name));
+    let distance = others.clone().find(|name| name.starts_with("fd_"));
+    own.or(distance).or(others.next()).map(str::to_string)
 }
 
 #[cfg(test)]
@@ -110,5 +117,15 @@ mod tests {
         assert_eq!((one.spread, one.noise()), (None, Some(1.0)));
         assert_eq!(Outcome::over(&[4.5]).unwrap().noise(), None);
         assert_eq!(Outcome::over(&[]), None);
+    }
+
+    #[test]
+    fn a_number_of_the_paper_never_stands_in_for_another() {
+        let of = |paper: &str, ours: &[&str]| ordering_metric(paper, ours);
+        assert_eq!(of("fid", &["cmmd", "fid"]).as_deref(), Some("fid"));
+        assert_eq!(of("cmmd", &["fid", "inception_score"]), None);
+        assert_eq!(of("fid", &["precision_hog", "fd_hog"]).as_deref(), Some("fd_hog"));
+        assert_eq!(of("fid", &["spatial_fd_x"]).as_deref(), Some("spatial_fd_x"));
+        assert!(less_is_better("spatial_fd_inception_random") && !less_is_better("precision"));
     }
 }

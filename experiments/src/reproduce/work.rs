@@ -124,6 +124,7 @@ pub fn trainings(entries: &[Entry], scale: &Scale<'_>, seeds: u64) -> Result<(Ve
         by_seed.iter().zip(0..).for_each(|(setting, seed)| add(&mut all, entry, setting, seed));
         settings.push(by_seed);
     }
+    tell_apart(&mut all, entries, &settings);
     // Seed after seed, so that there is something to see of everything early.
     all.sort_by_key(|training| training.seed);
     Ok((all, settings))
@@ -150,6 +151,18 @@ fn add(all: &mut Vec<Training>, entry: &Entry, setting: &Setting, seed: u64) {
         && !stage.assessments.contains(&assessment)
     {
         stage.assessments.push(assessment);
+    }
+}
+
+/// Adds the first row's label to the names that several runs have.
+fn tell_apart(all: &mut [Training], entries: &[Entry], settings: &[Vec<Setting>]) {
+    let names: Vec<String> = all.iter().map(|training| training.name.clone()).collect();
+    for training in all {
+        if names.iter().filter(|name| **name == training.name).count() > 1 {
+            let is_own = |settings: &&Vec<Setting>| settings.iter().any(|setting| setting.run_dir == training.run_dir);
+            let entry = settings.iter().position(|settings| is_own(&settings)).and_then(|at| entries.get(at));
+            training.name += &entry.map(|entry| format!(" · {}", entry.name())).unwrap_or_default();
+        }
     }
 }
 

@@ -177,6 +177,10 @@ impl Source<'_> {
             projectors = "; it has no projectors, so they begin as the recipe's seed draws them";
         }
         let dict = map.take(self.file, &wanted)?;
+        for (name, tensor) in &dict {
+            let is_finite = tensor.values.iter().all(|value| value.is_finite());
+            ensure!(is_finite, "parameter `{name}` holds NaN or infinite values in single precision");
+        }
         let below = prefixes.first().map_or("the file".to_string(), |prefix| format!("`{prefix}*` of the file"));
         let note = format!("{} tensors from {below}{projectors}", dict.len());
         Ok((dict, note))

@@ -38,7 +38,7 @@ pub fn checkpoints(folder: &Path) -> Vec<Checkpoint> {
 pub fn newest(folder: &Path) -> (Option<Checkpoint>, Vec<String>) {
     let mut problems = vec![];
     for checkpoint in checkpoints(folder).into_iter().rev() {
-        match verify(&checkpoint.path) {
+        match verify_folder(&checkpoint.path) {
             Ok(()) => return (Some(checkpoint), problems),
             Err(problem) => problems.push(format!("skipped `{}`: {problem:#}", checkpoint.path.display())),
         }
@@ -46,10 +46,20 @@ pub fn newest(folder: &Path) -> (Option<Checkpoint>, Vec<String>) {
     (None, problems)
 }
 
-/// Deletes all but the newest `keep` checkpoints, and what interrupted saves left.
-pub fn prune(folder: &Path, keep: usize) {
+/// Compares a checkpoint with its manifest.
+///
+/// # Errors
+/// A file is not what was written.
+pub fn verify(checkpoint: &Checkpoint) -> Result<()> {
+    verify_folder(&checkpoint.path).with_context(|| format!("`{}`", checkpoint.path.display()))
+}
+
+/// Deletes all but the newest `keep` checkpoints and those of steps that `keep_every` divides, and what interrupted saves
+/// left; with a `keep_every` of 0 only the newest are kept.
+pub fn prune(folder: &Path, keep: usize, keep_every: u64) {
     let found = checkpoints(folder);
-    for old in &found[..found.len().saturating_sub(keep.max(1))] {
+    let is_kept = |checkpoint: &&Checkpoint| keep_every > 0 && checkpoint.step.is_multiple_of(keep_every);
+    for old in found[..found.len().saturating_sub(keep.max(1))].iter().filter(|old| !is_kept(old)) {
         // Renamed first: a folder that is half deleted must not look like a checkpoint.
         let aside = folder.join(format!("{ASIDE}old-{:07}", old.step));
         if fs::rename(&old.path, &aside).is_ok() {
@@ -100,7 +110,7 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write().with_context(|| format!("cannot write `{}`", path.display()))
 }
 
-fn verify(path: &Path) -> Result<()> {
+fn verify_folder(path: &Path) -> Result<()> {
     let text = fs::read_to_string(path.join(MANIFEST)).context("its manifest cannot be read")?;
     let expected: BTreeMap<String, String> = serde_json::from_str(&text).context("its manifest is not whole")?;
     ensure!(!expected.is_empty(), "its manifest is empty");
@@ -160,13 +170,15 @@ mod tests {
     #[test]
     fn pruning_keeps_the_newest_and_removes_leftovers() {
         let folder = tempfile::tempdir().unwrap();
-        for step in [1, 2, 10, 9] {
+        for step in [1, 2, 4, 10, 9] {
             save(folder.path(), step);
         }
         fs::create_dir(folder.path().join(".writing-step-0000011")).unwrap();
-        prune(folder.path(), 2);
-        let left: Vec<u64> = checkpoints(folder.path()).iter().map(|found| found.step).collect();
-        assert_eq!(left, [9, 10]);
+        let left = || checkpoints(folder.path()).iter().map(|found| found.step).collect::<Vec<_>>();
+        prune(folder.path(), 2, 4);
+        assert_eq!(left(), [4, 9, 10]);
+        prune(folder.path(), 2, 0);
+        assert_eq!(left(), [9, 10]);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 }

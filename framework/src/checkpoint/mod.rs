@@ -9,7 +9,7 @@ mod folder;
 mod trained;
 
 pub use exchange::{Imported, export, import};
-pub use folder::{Checkpoint, checkpoints, newest, prune};
+pub use folder::{Checkpoint, checkpoints, newest, prune, verify};
 pub use trained::{TrainedAutoencoder, TrainedEncoder, TrainedRun};
 
 use std::collections::BTreeSet;
@@ -76,6 +76,12 @@ pub fn restore(trained: &mut dyn Trainable, recipe_digest: &str, checkpoint: &Ch
          made with",
         checkpoint.path.display(),
         state.recipe_digest
+    );
+    ensure!(
+        state.step == checkpoint.step,
+        "`{}` says that it is of step {}",
+        checkpoint.path.join("state.json").display(),
+        state.step
     );
     let read = |name: &str| tensors(checkpoint, name);
     trained.load(&state, &read).with_context(|| format!("`{}`", checkpoint.path.display()))

@@ -1,11 +1,12 @@
 //! The trained networks of a run folder.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use burn::tensor::Device;
 
-use super::{Checkpoint, checkpoints, load_weights, newest, tensors};
+use super::{Checkpoint, checkpoints, load_weights, newest, tensors, verify};
 use crate::erase::Slot;
 use crate::nn::ParamBuilder;
 use crate::plugin::{
@@ -31,17 +32,32 @@ impl TrainedRun {
     /// Reads the folder's recipe over the user's settings; `sets` override single values of it.
     ///
     /// # Errors
-    /// It is no run folder, or the overridden recipe does not fit together.
+    /// It is no run folder, the run trained no backbone, or the overridden recipe does not fit together.
     pub fn open(settings: &Settings, run_dir: &Path, sets: &[String]) -> Result<Self> {
         let layered = recipe(settings, run_dir, sets)?;
-        let plan = Plan::new(&layered)?;
+        let plan = Plan::new(&layered).map_err(|problem| match Job::new(&layered) {
+            Ok(Job::Program(other)) => anyhow!(
+                "the run in `{}` trained program `{}` and no backbone; name a run with one",
+                run_dir.display(),
+                (other.recipe.program.info().name)()
+            ),
+            _ => problem,
+        })?;
         Ok(Self { run_dir: run_dir.to_path_buf(), layered, plan })
+    }
+
+    /// Name and profile of the recipe that the run was started with, which its folder's `run.json` holds.
+    pub fn names(&self) -> [String; 2] {
+        let text = fs::read_to_string(self.run_dir.join("run.json")).unwrap_or_default();
+        let about: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let of = |key: &str, own: &str| about[key].as_str().unwrap_or(own).to_string();
+        [of("recipe", &self.plan.recipe_name), of("profile", &self.plan.profile_name)]
     }
 
     /// The checkpoint of a step, or the newest whole one.
     ///
     /// # Errors
-    /// There is none; lists the steps that there are.
+    /// There is none, which lists the steps that there are, or it is not what was written.
     pub fn checkpoint(&self, step: Option<u64>) -> Result<Checkpoint> {
         checkpoint(&self.run_dir, step)
     }
@@ -213,12 +229,21 @@ fn recipe(settings: &Settings, run_dir: &Path, sets: &[String]) -> Result<Layere
 fn checkpoint(run_dir: &Path, step: Option<u64>) -> Result<Checkpoint> {
     let folder = run_dir.join("checkpoints");
     let Some(step) = step else {
-        return newest(&folder).0.with_context(|| format!("`{}` holds no whole checkpoint", folder.display()));
+        let (found, problems) = newest(&folder);
+        return found.with_context(|| match problems.is_empty() {
+            true => format!("`{}` holds no checkpoint yet; train the run first", folder.display()),
+            false => format!("`{}` holds no whole checkpoint:\n  {}", folder.display(), problems.join("\n  ")),
+        });
     };
     let all = checkpoints(&folder);
     let steps: Vec<String> = all.iter().map(|found| found.step.to_string()).collect();
     let found = all.into_iter().find(|found| found.step == step);
-    found.with_context(|| format!("no checkpoint of step {step}; there are: {}", steps.join(", ")))
+    let found = found.with_context(|| match steps.is_empty() {
+        true => format!("`{}` holds no checkpoint", folder.display()),
+        false => format!("no checkpoint of step {step}; there are: {}", steps.join(", ")),
+    })?;
+    verify(&found)?;
+    Ok(found)
 }
 
 fn autoencoder(

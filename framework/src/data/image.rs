@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use image::{DynamicImage, ImageDecoder, ImageEncoder, ImageFormat, ImageReader, Limits};
+use memchr::memmem;
 
 /// Most pixels a file may declare; the count at which Pillow refuses a file.
 pub const MAX_PIXELS: u64 = 178_956_970;
@@ -126,10 +127,10 @@ fn check_declared_size((width, height): (u32, u32), file_bytes: usize, name: &st
 
 /// Whether the last scan is closed; the decoder would fill what is missing with gray.
 fn jpeg_has_end(bytes: &[u8]) -> bool {
-    let Some(scan) = bytes.windows(2).rposition(|pair| pair == [0xFF, 0xDA]) else {
+    let Some(scan) = memmem::rfind(bytes, &[0xFF, 0xDA]) else {
         return true; // no scan at all: the decoder says what is wrong
     };
-    bytes[scan..].windows(2).any(|pair| pair == [0xFF, 0xD9])
+    memmem::find(&bytes[scan..], &[0xFF, 0xD9]).is_some()
 }
 
 fn to_rgb(picture: DynamicImage, name: &str) -> Result<RgbImage> {

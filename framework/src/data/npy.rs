@@ -87,7 +87,8 @@ impl NpyHeader {
         let is_meant = |element: &Element| kind.starts_with(&format!("'{}'", element.name()));
         let Some(element) = ELEMENTS.into_iter().find(is_meant) else {
             let names = ELEMENTS.map(|element| format!("'{}'", element.name())).join(", ");
-            bail!("its elements are {}; known: {names}", kind.chars().take(8).collect::<String>());
+            let found = kind.split(',').next().unwrap_or_default();
+            bail!("its elements are {}; known: {names}", found.chars().take(24).collect::<String>());
         };
         let found = Self { element, shape: shape(entry(header, "shape")?)? };
         found.num_bytes()?;

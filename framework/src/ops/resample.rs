@@ -7,8 +7,9 @@ use std::ops::Range;
 /// Bits behind the point of a weight: 32 bits less 8 for the pixel and 2 for overshoot.
 pub const PRECISION_BITS: u32 = 22;
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
-const ROWS: usize = 4; // that the pass along columns takes at once
-const LANES: usize = 32; // bytes that the pass along rows takes at once
+const ROWS: usize = 16; // that the pass along columns takes at once
+const LANES: usize = 3 * ROWS; // bytes that either pass takes at once
+const PART: usize = 16; // sums that stay in registers
 
 /// Where an output pixel's taps begin, and their fixed-point weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,30 +75,41 @@ fn columns_of_rows(source: &[u8], width: usize, columns: &[Taps]) -> Vec<u8> {
     let (row_bytes, new_bytes) = (width * 3, columns.len() * 3);
     let covered = covered(columns);
     let mut pixels = vec![0; source.len() / row_bytes.max(1) * new_bytes];
-    // Pixel by pixel the same place of some rows side by side, each with a fourth byte that counts for nothing.
-    let mut beside = vec![[0u8; 4 * ROWS]; covered.len()];
+    // Pixel by pixel the same place of some rows side by side, so that sums over columns are sums of whole places.
+    let mut beside = vec![[0; LANES]; covered.len()];
     for (lines, out) in source.chunks(row_bytes * ROWS).zip(pixels.chunks_mut(new_bytes * ROWS)) {
         for (row, line) in lines.chunks_exact(row_bytes).enumerate() {
             let line = &line[covered.start * 3..covered.end * 3];
             for (place, pixel) in beside.iter_mut().zip(line.as_chunks::<3>().0) {
-                place[row * 4..row * 4 + 3].copy_from_slice(pixel);
+                place[row * 3..row * 3 + 3].copy_from_slice(pixel);
             }
         }
         for (column, taps) in columns.iter().enumerate() {
-            let mut sums = [HALF; 4 * ROWS];
-            let places = &beside[taps.first - covered.start..];
-            for (place, weight) in places.iter().zip(&taps.weights) {
-                for (sum, value) in sums.iter_mut().zip(place) {
-                    *sum += i32::from(*value) * weight;
-                }
-            }
-            let bytes = sums.map(to_byte);
+            let bytes = weighted(beside[taps.first - covered.start..].iter(), &taps.weights);
             for (row, line) in out.chunks_exact_mut(new_bytes).enumerate() {
-                line[column * 3..column * 3 + 3].copy_from_slice(&bytes[row * 4..row * 4 + 3]);
+                line[column * 3..column * 3 + 3].copy_from_slice(&bytes[row * 3..row * 3 + 3]);
             }
         }
     }
     pixels
+}
+
+/// Weighted sums over places of the bytes in them.
+#[inline(always)]
+fn weighted<'a>(places: impl Iterator<Item = &'a [u8; LANES]> + Clone, weights: &[i32]) -> [u8; LANES] {
+    let mut bytes = [0; LANES];
+    for (part, bytes) in bytes.as_chunks_mut::<PART>().0.iter_mut().enumerate() {
+        let mut sums = [HALF; PART];
+        for (place, weight) in places.clone().zip(weights) {
+            for (sum, value) in sums.iter_mut().zip(&place[part * PART..(part + 1) * PART]) {
+                *sum += i32::from(*value) * weight;
+            }
+        }
+        for (byte, sum) in bytes.iter_mut().zip(sums) {
+            *byte = to_byte(sum);
+        }
+    }
+    bytes
 }
 
 #[inline(always)]
@@ -108,13 +120,8 @@ fn rows_of_bytes(source: &[u8], row_bytes: usize, bytes: Range<usize>, first_row
         let (whole, rest) = out.as_chunks_mut::<LANES>();
         let mut at = bytes.start;
         for out in whole {
-            let mut sums = [HALF; LANES];
-            for (line, weight) in lines.chunks_exact(row_bytes).zip(&taps.weights) {
-                for (sum, value) in sums.iter_mut().zip(&line[at..at + LANES]) {
-                    *sum += i32::from(*value) * weight;
-                }
-            }
-            *out = sums.map(to_byte);
+            let places = lines.chunks_exact(row_bytes).filter_map(|line| line[at..].first_chunk());
+            *out = weighted(places, &taps.weights);
             at += LANES;
         }
         for (out, at) in rest.iter_mut().zip(at..) {
@@ -143,7 +150,7 @@ mod tests {
 
     #[test]
     fn every_width_of_registers_gives_the_bytes_of_the_definition() {
-        let (width, height) = (13usize, 11usize); // rows that are no multiple of what is taken at once
+        let (width, height) = (19usize, 37usize); // no multiples of what is taken at once, and more of it
         let source: Vec<u8> = (0..width * height * 3).map(|i| (i * 37 % 251) as u8).collect();
         let at = |x: usize, y: usize, channel: usize| source.get((y * width + x) * 3 + channel).copied().unwrap_or(0);
         let taps = taps();

@@ -18,6 +18,13 @@ impl<'a> Check<'a> {
         Check { path: String::new(), problems }
     }
 
+    /// What is wrong by `check`: keys and messages.
+    pub fn problems(check: impl FnOnce(&mut Check<'_>)) -> Vec<(String, String)> {
+        let mut problems = vec![];
+        check(&mut Check::new(&mut problems));
+        problems
+    }
+
     /// Opens a section for the checks in `check`: `alignment.0`.
     pub fn within(&mut self, key: &str, check: impl FnOnce(&mut Check<'_>)) {
         check(&mut Check { path: join(&self.path, key), problems: self.problems });
@@ -62,15 +69,9 @@ impl<'a> Check<'a> {
 mod tests {
     use super::*;
 
-    fn problems(check: impl FnOnce(&mut Check<'_>)) -> Vec<(String, String)> {
-        let mut problems = vec![];
-        check(&mut Check::new(&mut problems));
-        problems
-    }
-
     #[test]
     fn ranges_include_their_ends_and_exclude_nan() {
-        let found = problems(|c| {
+        let found = Check::problems(|c| {
             c.range("low", 0.0, 0.0, 1.0);
             c.range("high", 1.0, 0.0, 1.0);
             c.range("nan", f64::NAN, 0.0, 1.0);
@@ -83,7 +84,7 @@ mod tests {
 
     #[test]
     fn problems_carry_the_path_of_their_section() {
-        let found = problems(|c| {
+        let found = Check::problems(|c| {
             c.within("alignment.0", |c| {
                 c.positive("depth", 0);
                 c.within("loss", |c| c.one_of("kind", "cosin", &["cosine", "mse"]));

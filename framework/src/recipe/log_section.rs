@@ -18,6 +18,9 @@ pub struct LogSection {
     pub checkpoint_every: u64,
     /// Checkpoints kept; older ones are deleted.
     pub keep_checkpoints: usize,
+    /// Steps between checkpoints that are never deleted; 0 for none.
+    #[serde(default)]
+    pub keep_every: u64,
     /// Steps between histograms of weights; 0 writes none.
     pub histogram_every: u64,
     /// Whether a small classifier judges samples at the end; needs the data set `shapes`.
@@ -60,6 +63,13 @@ impl LogSection {
     pub(super) fn validate(&self, check: &mut Check<'_>) {
         check.range("every", self.every, 1, u64::MAX);
         check.positive("keep_checkpoints", self.keep_checkpoints);
+        if self.checkpoint_every > 0 && !self.keep_every.is_multiple_of(self.checkpoint_every) {
+            let message = format!(
+                "`{}` is no multiple of checkpoint_every (`{}`), so that there is no such checkpoint",
+                self.keep_every, self.checkpoint_every
+            );
+            check.bad("keep_every", message);
+        }
         if let Some(spatial) = &self.spatial {
             check.within("spatial", |check| spatial.validate(check));
         }

@@ -1,5 +1,6 @@
 //! A recipe with all its shapes worked out, before anything is allocated.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -257,17 +258,23 @@ fn condition(recipe: &Recipe, check: &mut Check<'_>, missing: &mut Vec<Missing>)
     match recipe.data.open(&ctx) {
         Ok(data) => Some((data.num_classes(), conditioner.spec(data.num_classes()))),
         Err(problem) => match conditioner.spec(0) {
-            ConditionSpec::Labels { num_classes: 0 } => {
-                check.bad("data", format!("{problem:#}"));
-                None
-            }
             // The recipe says how many classes there are, so shapes can be checked without the data.
-            known => {
+            known if is_absent(&problem) && known != (ConditionSpec::Labels { num_classes: 0 }) => {
                 missing.push(Missing::Data(format!("{problem:#}")));
                 Some((0, known))
             }
+            _ => {
+                check.bad("data", format!("{problem:#}"));
+                None
+            }
         },
     }
+}
+
+/// Whether a file is not there; others are there and wrong.
+fn is_absent(problem: &anyhow::Error) -> bool {
+    let mut causes = problem.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::NotFound)
 }
 
 pub(super) fn absent(files: Vec<WeightFile>) -> impl Iterator<Item = Missing> {

@@ -195,7 +195,8 @@ impl Session<'_> {
 
     fn save(&mut self, trained: &dyn Trainable) -> Result<()> {
         let path = checkpoint::save(trained, &self.frame.digest, self.run_dir)?;
-        checkpoint::prune(&self.run_dir.join("checkpoints"), self.frame.log.keep_checkpoints);
+        let log = &self.frame.log;
+        checkpoint::prune(&self.run_dir.join("checkpoints"), log.keep_checkpoints, log.keep_every);
         self.log.flush();
         self.sink.event(&Event::Saved { step: trained.steps_done(), path });
         (self.mark, self.saved_step) = ((Instant::now(), trained.steps_done()), trained.steps_done());

@@ -3,3 +3,4 @@
 pub mod jit;
 pub mod mmdit;
 pub mod sit;
+mod sizes;

@@ -15,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 const LABELS: &str = "dataset.json";
+const MAX_CLASSES: usize = 1 << 24;
 
 /// `repa_latents`: one array per picture and a list of labels, as REPA's and EDM2's `dataset_tools.py` write them.
 ///
@@ -135,8 +136,15 @@ fn labels(arrays: &Files) -> Result<Vec<usize>> {
     let list = list.labels.with_context(|| format!("`{place}` has no labels"))?;
     let by_name: HashMap<String, usize> =
         list.into_iter().map(|(name, label)| (name.replace('\\', "/"), label)).collect();
-    let label =
-        |name: &String| by_name.get(name).copied().with_context(|| format!("`{place}` has no label of `{name}`"));
+    let label = |name: &String| {
+        let label = by_name.get(name).copied().with_context(|| format!("`{place}` has no label of `{name}`"))?;
+        ensure!(
+            label < MAX_CLASSES,
+            "`{place}`: label {label} of `{name}` is out of range; allowed is 0 to {}",
+            MAX_CLASSES - 1
+        );
+        Ok(label)
+    };
     arrays.names.iter().map(label).collect()
 }
 

@@ -43,11 +43,33 @@ pub struct ContestArgs {
 pub struct Contest<'a> {
     args: &'a ContestArgs,
     sizes: Sizes,
-    eager: TorchStep,
-    compiled: Option<TorchStep>,
-    /// Of our program, PyTorch eager and torch.compile.
-    times: [Timing; 3],
-    compile_problem: Option<String>,
+    ours: Timing,
+    eager: Rival,
+    compiled: Option<Rival>,
+}
+
+/// PyTorch, in one of its ways.
+struct Rival {
+    step: TorchStep,
+    timing: Timing,
+    /// Why it ended, where it did: the others go on.
+    problem: Option<String>,
+}
+
+impl Rival {
+    fn new(step: TorchStep) -> Self {
+        Self { step, timing: Timing::default(), problem: None }
+    }
+
+    fn run(&mut self, count: usize, is_first: bool) {
+        if self.problem.is_some() {
+            return;
+        }
+        match self.step.steps(count) {
+            Ok(found) => self.timing.add(found, is_first),
+            Err(problem) => self.problem = Some(format!("{problem:#}")),
+        }
+    }
 }
 
 impl ContestArgs {
@@ -92,13 +114,12 @@ impl ContestArgs {
         Ok(Contest {
             args: self,
             sizes,
-            eager: TorchStep::start(&self.python, &sizes, &settings(false))?,
+            ours: Timing::default(),
+            eager: Rival::new(TorchStep::start(&self.python, &sizes, &settings(false))?),
             compiled: match self.no_compile {
                 true => None,
-                false => Some(TorchStep::start(&self.python, &sizes, &settings(true))?),
+                false => Some(Rival::new(TorchStep::start(&self.python, &sizes, &settings(true))?)),
             },
-            times: Default::default(),
-            compile_problem: None,
         })
     }
 }
@@ -106,36 +127,22 @@ impl ContestArgs {
 impl Contest<'_> {
     /// PyTorch eager.
     pub fn eager(&self) -> &TorchStep {
-        &self.eager
+        &self.eager.step
     }
 
     /// Runs all programs in turn. `ours` is told how many steps to do, and whether to wait for each.
     ///
+    /// PyTorch may end early, for want of memory say; the report then says why.
+    ///
     /// # Errors
-    /// A program ends early.
+    /// Our program fails.
     pub fn run(&mut self, mut ours: impl FnMut(usize, bool) -> Result<Timing>) -> Result<()> {
         let (count, waits_each) = (self.args.steps, self.args.device()? == DeviceChoice::Cpu);
         for round in 0..=self.args.rounds {
-            let found = [
-                Some(ours(count, waits_each)?),
-                Some(self.eager.steps(count)?),
-                match self.compiled.as_mut().map(|torch| torch.steps(count)) {
-                    Some(Err(problem)) => {
-                        self.compile_problem = Some(format!("{problem:#}"));
-                        self.compiled = None;
-                        None
-                    }
-                    Some(Ok(timing)) => Some(timing),
-                    None => None,
-                },
-            ];
-            for (all, new) in self.times.iter_mut().zip(found) {
-                let Some(new) = new else { continue };
-                all.peak_bytes = new.peak_bytes;
-                // The first round warms caches and compiles.
-                if round > 0 {
-                    all.ms.extend(new.ms);
-                }
+            self.ours.add(ours(count, waits_each)?, round == 0);
+            self.eager.run(count, round == 0);
+            if let Some(compiled) = &mut self.compiled {
+                compiled.run(count, round == 0);
             }
         }
         Ok(())
@@ -146,11 +153,16 @@ impl Contest<'_> {
     /// # Errors
     /// The output does not take it.
     pub fn report(&self, title: &str, about: Value, flops: f64, out: &mut dyn Write) -> Result<()> {
-        let [ours, eager, compiled] = &self.times;
-        let programs = [("realign", ours), ("PyTorch eager", eager), ("torch.compile", compiled)];
-        let programs = programs.into_iter().filter(|(_, timing)| !timing.ms.is_empty());
+        let (ours, eager) = (&self.ours, &self.eager.timing);
+        let rivals = [("PyTorch eager", Some(&self.eager)), ("torch.compile", self.compiled.as_ref())];
+        let rivals: Vec<(&str, &Rival)> = rivals.into_iter().filter_map(|(name, rival)| Some((name, rival?))).collect();
+        let programs =
+            std::iter::once(("realign", ours)).chain(rivals.iter().map(|(name, rival)| (*name, &rival.timing)));
+        let programs = programs.filter(|(_, timing)| !timing.ms.is_empty());
+        let problems = rivals.iter().filter_map(|(name, rival)| Some((*name, rival.problem.as_ref()?)));
         let per_second = |timing: &Timing| self.sizes.batch as f64 * 1e3 / timing.min();
-        let device_name = self.eager.device_name.as_deref();
+        let torch = &self.eager.step;
+        let device_name = torch.device_name.as_deref();
         if self.args.json {
             let mut line = about;
             for (name, timing) in programs {
@@ -160,10 +172,13 @@ impl Contest<'_> {
                     "ratio": ours.min() / timing.min(), "memory_ratio": ours.peak_bytes / timing.peak_bytes,
                 });
             }
+            for (name, problem) in problems {
+                line["problems"][name] = problem.as_str().into();
+            }
             line["flops"] = flops.into();
             line["bf16_peak"] = device_name.and_then(utilization::bf16_peak).into();
             line["device"] = device_name.unwrap_or("cpu").into();
-            line["torch"] = self.eager.version.as_str().into();
+            line["torch"] = torch.version.as_str().into();
             line["threads"] = ops::num_threads().into();
             return Ok(writeln!(out, "{line}")?);
         }
@@ -173,7 +188,7 @@ impl Contest<'_> {
             self.sizes.batch,
             device_name.unwrap_or("cpu"),
             ops::num_threads(),
-            self.eager.version,
+            torch.version,
             ours.ms.len()
         )?;
         writeln!(
@@ -190,10 +205,10 @@ impl Contest<'_> {
                 "  {name:14} {min:9.1} {median:10.1} {speed:9.1} {megabytes:9.0} {ratio:7.3}  {utilization}"
             )?;
         }
-        writeln!(out, "  memory: {:.2} of PyTorch eager's", ours.peak_bytes / eager.peak_bytes)?;
-        if let Some(problem) = &self.compile_problem {
-            writeln!(out, "  torch.compile did not work: {problem}")?;
+        if !eager.ms.is_empty() {
+            writeln!(out, "  memory: {:.2} of PyTorch eager's", ours.peak_bytes / eager.peak_bytes)?;
         }
+        problems.into_iter().try_for_each(|(name, problem)| writeln!(out, "  {name} did not finish: {problem}"))?;
         Ok(())
     }
 }

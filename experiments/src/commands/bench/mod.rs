@@ -123,6 +123,14 @@ struct Timing {
 }
 
 impl Timing {
+    /// Joins a later round's times; the first round warms caches and compiles.
+    fn add(&mut self, later: Self, is_first: bool) {
+        self.peak_bytes = later.peak_bytes;
+        if !is_first {
+            self.ms.extend(later.ms);
+        }
+    }
+
     /// The fastest step: on a shared machine everything else only adds.
     fn min(&self) -> f64 {
         self.ms.iter().copied().fold(f64::INFINITY, f64::min)

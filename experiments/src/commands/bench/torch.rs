@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use tempfile::TempPath;
+use tempfile::{NamedTempFile, TempPath};
 
 use super::Timing;
 use super::network::Sizes;
@@ -25,6 +25,7 @@ pub struct TorchStep {
     child: Child,
     questions: ChildStdin,
     answers: BufReader<ChildStdout>,
+    complaints: NamedTempFile,
     _script: TempPath,
 }
 
@@ -49,12 +50,13 @@ impl TorchStep {
         let mut script = tempfile::Builder::new().suffix(".py").tempfile().context("cannot write the script")?;
         script.write_all(text.as_bytes()).context("cannot write the script")?;
         let script = script.into_temp_path();
+        let complaints = NamedTempFile::new().context("cannot keep what PyTorch says")?;
         let mut child = Command::new(python)
             .arg(&script)
             .arg(settings.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(complaints.reopen().context("cannot keep what PyTorch says")?)
             .spawn()
             .with_context(|| format!("cannot start `{python}`; name another with --python"))?;
         let (Some(questions), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
@@ -68,6 +70,7 @@ impl TorchStep {
             child,
             questions,
             answers: BufReader::new(answers),
+            complaints,
             _script: script,
         };
         let hello = step.answer().with_context(|| {
@@ -93,16 +96,22 @@ impl TorchStep {
     /// What it answers to a line.
     ///
     /// # Errors
-    /// The process ended.
+    /// The process ended; with the last line that it said.
     pub fn ask(&mut self, line: &str) -> Result<Value> {
-        writeln!(self.questions, "{line}").context("PyTorch ended")?;
+        // Where the process has ended already, the answer says why.
+        let _ = writeln!(self.questions, "{line}");
         self.answer()
     }
 
     fn answer(&mut self) -> Result<Value> {
         let mut line = String::new();
         self.answers.read_line(&mut line).context("PyTorch does not answer")?;
-        serde_json::from_str(&line).with_context(|| format!("PyTorch ended; it said `{}`", line.trim()))
+        serde_json::from_str(&line).or_else(|_| {
+            let said = std::fs::read(self.complaints.path()).unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            let last = said.lines().map(str::trim).rfind(|line| !line.is_empty());
+            bail!("PyTorch ended; it said `{}`", last.unwrap_or(line.trim()))
+        })
     }
 }
 

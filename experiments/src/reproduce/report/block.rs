@@ -24,7 +24,7 @@ pub enum Block {
     /// A table.
     Table(Table),
     /// A figure: name of its file, SVG, and what it shows in words.
-    Figure(&'static str, String, String),
+    Figure(String, String, String),
     /// Pictures beside each other, with a caption each.
     Pictures(Vec<Picture>),
 }
@@ -110,7 +110,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blocks = [
             Block::Table(table),
-            Block::Figure("f", "<svg></svg>".into(), "words".into()),
+            Block::Figure("f".into(), "<svg></svg>".into(), "words".into()),
             Block::Pictures(vec![picture]),
         ];
         let text = markdown(&blocks, folder.path()).unwrap();

@@ -9,7 +9,8 @@ use super::Findings;
 use super::block::Block;
 use super::{correlations, figures, numbers, pictures};
 use crate::reproduce::entry::Kind;
-use crate::reproduce::orders::Verdict;
+use crate::reproduce::orders::{Order, Verdict};
+use crate::reproduce::state::is_published;
 use crate::table::Table;
 
 /// The report.
@@ -37,8 +38,10 @@ pub fn blocks(findings: &Findings<'_>) -> Result<Vec<Block>> {
     blocks.push(Block::Text(beside_text(findings)));
     blocks.push(Block::Table(numbers::beside(findings)));
     blocks.extend(correlations::blocks(findings)?);
-    if let Some(curves) = figures::curves(findings)? {
-        blocks.extend([Block::Heading(2, "While training".into()), curves]);
+    let curves = figures::curves(findings)?;
+    if !curves.is_empty() {
+        blocks.push(Block::Heading(2, "While training".into()));
+        blocks.extend(curves);
     }
     let grids = pictures::grids(findings)?;
     if !grids.is_empty() {
@@ -75,10 +78,14 @@ fn notices(findings: &Findings<'_>) -> Vec<Block> {
         ));
     }
     match &findings.metric {
+        None if findings.ours.iter().any(|ours| !ours.evaluations.is_empty()) => notices.push(format!(
+            "The evaluations hold no `{}`, which this table is about: `evaluation.features` names other networks.",
+            subject.table.metrics.first().map_or("number", String::as_str)
+        )),
         None => notices.push("No run has been evaluated yet: there are no numbers of ours.".into()),
-        Some(metric) if !["fid", "cmmd"].contains(&metric.as_str()) => notices.push(format!(
-            "`{metric}` is not FID. It is computed from features of a small network, not of Inception; it orders runs of \
-             ours among each other and cannot be compared with any number of the paper."
+        Some(metric) if !is_published(metric) => notices.push(format!(
+            "`{metric}` is not FID. It is computed from features of another network than the published Inception; it \
+             orders runs of ours among each other and cannot be compared with any number of the paper."
         )),
         Some(_) => {}
     }
@@ -135,9 +142,11 @@ fn order_blocks(findings: &Findings<'_>) -> Vec<Block> {
     let mut blocks = vec![];
     let count = |verdict: &[Verdict]| findings.orders.iter().filter(|order| verdict.contains(&order.verdict)).count();
     let parts = [
-        (count(&[Verdict::Holds, Verdict::HoldsOnce]), "hold"),
+        (count(&[Verdict::Holds]), "hold"),
         (count(&[Verdict::WithinNoise]), "within noise"),
-        (count(&[Verdict::Reversed, Verdict::ReversedOnce]), "do not hold"),
+        (count(&[Verdict::Reversed]), "do not hold"),
+        (count(&[Verdict::HoldsOnce]), "in the same order by numbers of unknown noise"),
+        (count(&[Verdict::ReversedOnce]), "in the other order by numbers of unknown noise"),
         (count(&[Verdict::SameRun]), "not tested at this scale"),
         (count(&[Verdict::NotRun]), "not run"),
     ];
@@ -167,12 +176,19 @@ fn order_blocks(findings: &Findings<'_>) -> Vec<Block> {
         ]);
     }
     blocks.push(Block::Table(table));
-    blocks.push(Block::Text(match findings.subject.seeds {
-        1 => "Within noise: the difference is smaller than the half widths of both 95 % intervals over samples, added in \
-              squares."
-            .into(),
-        _ => "Within noise: the difference is smaller than twice its standard error over seeds.".to_string(),
-    }));
+    let is_known = |order: &Order| !matches!(order.verdict, Verdict::HoldsOnce | Verdict::ReversedOnce);
+    let text = match findings.subject.seeds {
+        1 if !findings.orders.iter().any(is_known) => {
+            "Noise unknown: there is one seed, and the evaluations have no intervals. `--seeds 3` tells what another seed \
+             changes, `--set evaluation.bootstrap=100` what other samples do."
+        }
+        1 => {
+            "Within noise: the difference is smaller than the half widths of both 95 % intervals over samples, added in \
+             squares."
+        }
+        _ => "Within noise: the difference is smaller than twice its standard error over seeds.",
+    };
+    blocks.push(Block::Text(text.into()));
     blocks
 }
 

@@ -142,6 +142,9 @@ pub fn results(findings: &Findings<'_>) -> Table {
         "steps",
         "cfg_scale",
         "evaluations",
+        "samples",
+        "convention",
+        "overlay",
         "sampling_digest",
         "run_folder",
         "instead",
@@ -162,6 +165,10 @@ pub fn results(findings: &Findings<'_>) -> Table {
         let ours =
             findings.metrics.iter().filter(is_ours_alone).map(|metric| (metric.clone(), Some(metric.clone()), None));
         for (name, own, printed) in paper.chain(ours) {
+            let evaluated = own.as_ref().and_then(|own| {
+                let found = findings.ours[at].evaluations.iter().find(|found| found.metrics.contains_key(own))?;
+                Some((found.settings.num_samples, found.metrics[own].convention.clone()))
+            });
             let outcome = own.and_then(|own| findings.ours[at].outcome(&own));
             let number: Option<f64> = printed.as_ref().and_then(|printed| printed.parse().ok());
             let kind = match entry.kind {
@@ -180,6 +187,11 @@ pub fn results(findings: &Findings<'_>) -> Table {
             row.push(setting.map_or(String::new(), |setting| setting.steps.to_string()));
             row.push(sample.map_or(String::new(), |sample| sample.cfg_scale.to_string()));
             row.push(sample.map_or(String::new(), |sample| sample.sampler.build().num_evaluations().to_string()));
+            let (samples, convention) = evaluated.unzip();
+            row.push(samples.map_or(String::new(), |samples| samples.to_string()));
+            row.push(convention.unwrap_or_default());
+            let overlay = setting.map(|setting| [setting.train_args(), setting.sample_sets.clone()].concat().join(" "));
+            row.push(overlay.unwrap_or_default());
             row.push(setting.map_or(String::new(), |setting| setting.sampling.clone()));
             row.push(setting.map_or(String::new(), |setting| setting.run_dir.display().to_string()));
             row.push(setting.map_or(String::new(), |setting| setting.instead.join("; ")));

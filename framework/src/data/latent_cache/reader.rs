@@ -32,6 +32,11 @@ impl LatentCache {
             "`{place}`: its manifest lists {listed} shards and its settings mean {}; make the cache anew",
             settings.num_shards()
         );
+        ensure!(
+            manifest.statistics.is_of(settings.shape[0]),
+            "`{place}`: the statistics in its manifest are not those of {} channels; make the cache anew",
+            settings.shape[0]
+        );
         let mut shards = vec![];
         for (shard, entry) in manifest.shards.iter().enumerate() {
             let count = settings.examples(shard).len();

@@ -26,6 +26,11 @@ impl ChannelSums {
         Self { count: 0, sum: vec![0.0; channels], squares: vec![0.0; channels] }
     }
 
+    /// Whether something was taken in of as many channels.
+    pub fn is_of(&self, channels: usize) -> bool {
+        self.count > 0 && [&self.sum, &self.squares].iter().all(|sums| sums.len() == channels)
+    }
+
     /// Takes in one example: a draw has the second moment `mean² + deviation²`.
     ///
     /// # Shapes

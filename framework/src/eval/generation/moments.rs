@@ -4,6 +4,9 @@ use anyhow::{Result, ensure};
 use faer::linalg::matmul::triangular::{BlockStructure, matmul};
 use faer::{Accum, Mat, MatRef, Par};
 
+/// What files of single precision may differ by, beside the largest value.
+const ROUNDING: f64 = 1e-4;
+
 /// Count, mean and sum of squared deviations of rows seen so far.
 ///
 /// Pieces may come in any sizes and be merged; each is centered at its own mean first, so that nothing is lost where the
@@ -125,11 +128,32 @@ impl Gaussian {
     /// The same, of a covariance that is written row by row.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// As [`new`](Self::new), or it is not symmetric, or a variance is below zero.
     pub fn from_rows(mean: Vec<f64>, rows: &[f64]) -> Result<Self> {
         let dim = mean.len();
         ensure!(rows.len() == dim * dim, "{} values are no covariance of {dim} x {dim}", rows.len());
-        Self::new(mean, MatRef::from_row_major_slice(rows, dim, dim).to_owned())
+        let covariance = MatRef::from_row_major_slice(rows, dim, dim);
+        let largest = rows.iter().fold(0.0_f64, |largest, value| largest.max(value.abs()));
+        for i in 0..dim {
+            let variance = covariance[(i, i)];
+            ensure!(
+                variance.is_nan() || variance >= -ROUNDING * largest,
+                "it is no covariance: variance {i} is {variance}"
+            );
+            for j in 0..i {
+                let pair = [covariance[(i, j)], covariance[(j, i)]];
+                let is_same = (pair[0] - pair[1]).abs() <= ROUNDING * largest;
+                // Comparisons with NaN are false; `new` says that there are some.
+                ensure!(
+                    is_same || pair.iter().any(|value| !value.is_finite()),
+                    "it is no covariance: not symmetric, \
+                     {} at {i}, {j} and {} at {j}, {i}",
+                    pair[0],
+                    pair[1]
+                );
+            }
+        }
+        Self::new(mean, covariance.to_owned())
     }
 
     /// Values of the mean.
@@ -193,5 +217,14 @@ mod tests {
         moments.add(&[f32::NAN, 2.0], None);
         assert!(moments.gaussian().unwrap_err().to_string().contains("not finite"));
         assert!(Gaussian::new(vec![0.0; 3], Mat::zeros(2, 2)).unwrap_err().to_string().contains("2 x 2"));
+    }
+
+    #[test]
+    fn what_is_no_covariance_is_refused() {
+        let of = |rows: [f64; 4]| Gaussian::from_rows(vec![0.0; 2], &rows).map_err(|problem| problem.to_string());
+        assert!(of([1.0, 0.5, 0.5, 1.0]).is_ok() && of([0.0; 4]).is_ok());
+        assert!(of([1.0, 1.0, 0.0, 1.0]).unwrap_err().contains("not symmetric"));
+        assert!(of([-1.0, 0.0, 0.0, -1.0]).unwrap_err().contains("variance 0 is -1"));
+        assert!(of([f64::NAN; 4]).unwrap_err().contains("not finite"));
     }
 }

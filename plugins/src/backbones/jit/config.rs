@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::network::JiT;
+use crate::backbones::sizes::{Base, Keys, check_keys, pick};
 
 /// A published size; each comes with patches of 16 and 32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,29 +116,29 @@ impl JiTConfig {
         Some((PUBLISHED_SIZES.into_iter().find(|size| size.name == name)?, patch))
     }
 
-    fn sizes(&self) -> Result<Sizes> {
+    fn base(&self) -> Result<(Base, Sizes)> {
         let published = self.published();
         if let (Some(size), None) = (&self.size, published) {
             bail!("size: unknown size `{size}`; known: {}", size_names().join(", "));
         }
-        let base = published.map(|published| published.0);
-        let pick = |own: Option<usize>, published: Option<usize>, key: &str| match own.or(published) {
-            Some(value) => Ok(value),
-            None => bail!("`{key}` is missing; give it, or a published `size`"),
-        };
-        let hidden_size = pick(self.hidden_size, base.map(|base| base.hidden_size), "hidden_size")?;
-        let depth = pick(self.depth, base.map(|base| base.depth), "depth")?;
-        let num_heads = pick(self.num_heads, base.map(|base| base.num_heads), "num_heads")?;
-        let patch_size = pick(self.patch_size, published.map(|published| published.1), "patch_size")?;
-        let bottleneck_size = pick(self.bottleneck_size, base.map(|base| base.bottleneck_size), "bottleneck_size")?;
-        let context_start = pick(self.context_start, base.map(|base| base.context_start), "context_start")?;
+        let published_base = published.map(|(size, patch_size)| Base {
+            hidden_size: size.hidden_size,
+            depth: size.depth,
+            num_heads: size.num_heads,
+            patch_size,
+        });
+        let Self { hidden_size, depth, num_heads, patch_size, .. } = *self;
+        let base = Keys { hidden_size, depth, num_heads, patch_size }.resolve(published_base)?;
+        let Base { hidden_size, depth, num_heads, patch_size } = base;
+        let published = published.map(|published| published.0);
+        let bottleneck_size =
+            pick(self.bottleneck_size, published.map(|size| size.bottleneck_size), "bottleneck_size")?;
+        let context_start = pick(self.context_start, published.map(|size| size.context_start), "context_start")?;
         ensure!(
-            (1..=65_536).contains(&hidden_size) && num_heads > 0 && hidden_size.is_multiple_of(4 * num_heads),
+            (1..=hidden_size).contains(&num_heads) && hidden_size.is_multiple_of(4 * num_heads),
             "hidden_size: `{hidden_size}` is not allowed; it must be a multiple of 4 · num_heads (`{num_heads}`) up to \
              65536: the rotary embedding turns pairs of channels for rows and for columns"
         );
-        ensure!((1..=1000).contains(&depth), "depth: `{depth}` is out of range; allowed is 1 to 1000");
-        ensure!((1..=1024).contains(&patch_size), "patch_size: `{patch_size}` is out of range; allowed is 1 to 1024");
         ensure!(
             (1..=65_536).contains(&bottleneck_size),
             "bottleneck_size: `{bottleneck_size}` is out of range; allowed is 1 to 65536"
@@ -151,27 +152,19 @@ impl JiTConfig {
             "num_context_tokens: `{}` is out of range; allowed is 0 to 4096",
             self.num_context_tokens
         );
-        ensure!(
-            self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0,
-            "mlp_ratio: `{}` is out of range; allowed is above 0 to 64",
-            self.mlp_ratio
-        );
         // Truncated twice, as the reference does.
-        let mlp_size = ((hidden_size as f64 * self.mlp_ratio) as usize * 2 / 3).max(1);
-        Ok(Sizes { hidden_size, depth, num_heads, patch_size, bottleneck_size, context_start, mlp_size })
+        let mlp_size = (base.mlp_size(self.mlp_ratio)? * 2 / 3).max(1);
+        let sizes = Sizes { hidden_size, depth, num_heads, patch_size, bottleneck_size, context_start, mlp_size };
+        Ok((base, sizes))
     }
 
     fn fit(&self, ctx: &BackboneContext) -> Result<(Sizes, PatchGrid, usize)> {
-        let sizes = self.sizes()?;
-        let ([_, height, width], patch) = (ctx.input, sizes.patch_size);
-        ensure!(
-            height >= patch && width >= patch && height.is_multiple_of(patch) && width.is_multiple_of(patch),
-            "patch_size `{patch}` does not divide the input of {height}x{width}"
-        );
+        let (base, sizes) = self.base()?;
+        let grid = base.grid(ctx.input)?;
         let ConditionSpec::Labels { num_classes } = ctx.condition else {
             bail!("`jit` takes class labels, and the conditioner gives {}", ctx.condition.name());
         };
-        Ok((sizes, PatchGrid::new(height / patch, width / patch), num_classes))
+        Ok((sizes, grid, num_classes))
     }
 }
 
@@ -227,16 +220,7 @@ impl BackboneConfig for JiTConfig {
     }
 
     fn validate(&self, check: &mut Check<'_>) {
-        if let Some(size) = self.size.as_deref().filter(|_| self.published().is_none()) {
-            check.one_of("size", size, &size_names());
-        }
-        if !(self.time_scale > 0.0 && self.time_scale <= 1e6) {
-            check.bad("time_scale", format!("`{}` is out of range; allowed is above 0 to 1000000", self.time_scale));
-        }
-        let is_known = self.size.is_none() || self.published().is_some();
-        if let (true, Err(problem)) = (is_known, self.sizes()) {
-            check.record(&problem);
-        }
+        check_keys(check, self.size.as_deref(), &size_names(), self.time_scale, self.base());
     }
 }
 

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::network::MmDit;
+use crate::backbones::sizes::{Base, Keys, check_keys};
 
 /// The one published size: 24 blocks of width 32 · 24 with 24 heads, patches of 2.
 pub const PUBLISHED_SIZE: &str = "D24/2";
@@ -108,14 +109,6 @@ impl Default for MmDitConfig {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Base {
-    hidden_size: usize,
-    depth: usize,
-    num_heads: usize,
-    patch_size: usize,
-}
-
 /// All sizes, worked out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sizes {
@@ -136,41 +129,22 @@ pub struct Sizes {
 }
 
 impl MmDitConfig {
-    fn base(&self) -> Result<Base> {
-        let base = match self.size.as_deref() {
+    fn base(&self) -> Result<(Base, usize)> {
+        let published = match self.size.as_deref() {
             Some(PUBLISHED_SIZE) => Some(PUBLISHED),
             Some(size) => bail!("size: unknown size `{size}`; known: {PUBLISHED_SIZE}"),
             None => None,
         };
-        let pick = |own: Option<usize>, published: Option<usize>, key: &str| match own.or(published) {
-            Some(value) => Ok(value),
-            None => bail!("`{key}` is missing; give it, or a published `size`"),
-        };
-        let hidden_size = pick(self.hidden_size, base.map(|base| base.hidden_size), "hidden_size")?;
-        let depth = pick(self.depth, base.map(|base| base.depth), "depth")?;
-        let num_heads = pick(self.num_heads, base.map(|base| base.num_heads), "num_heads")?;
-        let patch_size = pick(self.patch_size, base.map(|base| base.patch_size), "patch_size")?;
-        ensure!(
-            (1..=65_536).contains(&hidden_size) && hidden_size.is_multiple_of(4),
-            "hidden_size: `{hidden_size}` is not allowed; it must be a multiple of 4 up to 65536"
-        );
-        ensure!((1..=1000).contains(&depth), "depth: `{depth}` is out of range; allowed is 1 to 1000");
-        ensure!(
-            num_heads > 0 && hidden_size.is_multiple_of(num_heads),
-            "num_heads: `{num_heads}` does not divide hidden_size `{hidden_size}`"
-        );
-        ensure!((1..=1024).contains(&patch_size), "patch_size: `{patch_size}` is out of range; allowed is 1 to 1024");
-        ensure!(
-            self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0,
-            "mlp_ratio: `{}` is out of range; allowed is above 0 to 64",
-            self.mlp_ratio
-        );
+        let Self { hidden_size, depth, num_heads, patch_size, .. } = *self;
+        let base = Keys { hidden_size, depth, num_heads, patch_size }.resolve(published)?;
+        base.check_heads()?;
+        let mlp_size = base.mlp_size(self.mlp_ratio)?;
         for (key, value, low, high) in
             [("num_registers", self.num_registers, 0, 4096), ("position_side", self.position_side, 1, 1024)]
         {
             ensure!((low..=high).contains(&value), "{key}: `{value}` is out of range; allowed is {low} to {high}");
         }
-        Ok(Base { hidden_size, depth, num_heads, patch_size })
+        Ok((base, mlp_size))
     }
 
     /// The network itself, for whoever looks into it.
@@ -183,13 +157,8 @@ impl MmDitConfig {
     }
 
     fn fit(&self, ctx: &BackboneContext) -> Result<(Sizes, usize)> {
-        let Base { hidden_size, depth, num_heads, patch_size } = self.base()?;
-        let [_, height, width] = ctx.input;
-        ensure!(
-            [height, width].iter().all(|side| *side >= patch_size && side.is_multiple_of(patch_size)),
-            "patch_size `{patch_size}` does not divide the input of {height}x{width}"
-        );
-        let grid = PatchGrid::new(height / patch_size, width / patch_size);
+        let (base, mlp_size) = self.base()?;
+        let grid = base.grid(ctx.input)?;
         ensure!(
             grid.rows.max(grid.columns) <= self.position_side,
             "the grid of {grid} patches is larger than the position table; raise position_side (`{}`) or patch_size",
@@ -202,7 +171,7 @@ impl MmDitConfig {
                 ctx.condition.name()
             );
         };
-        let mlp_size = ((hidden_size as f64 * self.mlp_ratio) as usize).max(1);
+        let Base { hidden_size, depth, num_heads, patch_size } = base;
         let mlp_size = match self.mlp {
             MmDitMlp::Gelu => mlp_size,
             MmDitMlp::Swiglu => (mlp_size * 2 / 3).max(1).next_multiple_of(SWIGLU_MULTIPLE),
@@ -264,12 +233,7 @@ impl BackboneConfig for MmDitConfig {
     }
 
     fn validate(&self, check: &mut Check<'_>) {
-        if !(self.time_scale > 0.0 && self.time_scale <= 1e6) {
-            check.bad("time_scale", format!("`{}` is out of range; allowed is above 0 to 1000000", self.time_scale));
-        }
-        if let Err(problem) = self.base() {
-            check.record(&problem);
-        }
+        check_keys(check, self.size.as_deref(), &[PUBLISHED_SIZE.into()], self.time_scale, self.base());
     }
 }
 

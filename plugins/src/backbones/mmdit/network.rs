@@ -163,8 +163,8 @@ impl JointBlock {
     fn forward(&self, context: Tensor<3>, x: Tensor<3>, modulations: [Tensor<2>; 2]) -> (Tensor<3>, Tensor<3>) {
         let [[_, num_text, _], [_, num_patches, _]] = [context.dims(), x.dims()];
         let [for_text, for_image] = modulations;
-        let (of_text, after_text) = self.context_block.before_attention(context.clone(), for_text);
-        let (of_image, after_image) = self.x_block.before_attention(x.clone(), for_image);
+        let (context, of_text, after_text) = self.context_block.before_attention(context, for_text);
+        let (x, of_image, after_image) = self.x_block.before_attention(x, for_image);
         let h = self.attend(of_text, of_image); // [batch, text tokens + patches, hidden_size]
         let context = match after_text {
             Some(after) => self.context_block.after_attention(context, h.clone().narrow(1, 0, num_text), after),

@@ -85,21 +85,22 @@ impl Stream {
         self.adaLN_modulation.forward(c)
     }
 
-    /// Queries, keys and values, `[batch, tokens, 3 · hidden_size]`, and what the rest of the block needs.
+    /// Queries, keys and values, `[batch, tokens, 3 · hidden_size]`, and what the rest of the block needs, with the stream
+    /// that goes on.
     ///
     /// `x`: `[batch, tokens, hidden_size]`, `modulation`: as [`modulation`](Self::modulation) returns it.
-    pub(super) fn before_attention(&self, x: Tensor<3>, modulation: Tensor<2>) -> (Tensor<3>, Option<After>) {
-        let (shift1, scale1, after) = match &self.mlp {
-            Some(_) => {
-                let [shift1, scale1, gate1, shift2, scale2, gate2] = ops::chunk(modulation);
-                (shift1, scale1, Some(After { gate1, shift2, scale2, gate2 }))
-            }
-            None => {
-                let [shift1, scale1] = ops::chunk(modulation);
-                (shift1, scale1, None)
-            }
-        };
-        (self.attn.qkv.hidden(self.modulated(x, shift1, scale1)), after)
+    pub(super) fn before_attention(
+        &self,
+        x: Tensor<3>,
+        modulation: Tensor<2>,
+    ) -> (Tensor<3>, Tensor<3>, Option<After>) {
+        if self.mlp.is_none() {
+            let [shift, scale] = ops::chunk(modulation);
+            return (x.clone(), self.attn.qkv.hidden(self.forked(x, shift, scale).1), None);
+        }
+        let [shift1, scale1, gate1, shift2, scale2, gate2] = ops::chunk(modulation);
+        let (x, h) = self.forked(x, shift1, scale1);
+        (x, self.attn.qkv.hidden(h), Some(After { gate1, shift2, scale2, gate2 }))
     }
 
     pub(super) fn has_qk_norm(&self) -> bool {
@@ -117,17 +118,18 @@ impl Stream {
     pub(super) fn after_attention(&self, x: Tensor<3>, h: Tensor<3>, after: After) -> Tensor<3> {
         let (Some(proj), Some(mlp)) = (&self.attn.proj, &self.mlp) else { return x };
         let x = ops::gated_residual(x, after.gate1, proj.hidden(h));
-        let h = mlp.forward(self.modulated(x.clone(), after.shift2, after.scale2));
-        ops::gated_residual(x, after.gate2, h)
+        let (x, h) = self.forked(x, after.shift2, after.scale2);
+        ops::gated_residual(x, after.gate2, mlp.forward(h))
     }
 
-    fn modulated(&self, x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>) -> Tensor<3> {
+    /// A residual stream, and its modulated norm for the branch that leaves it.
+    fn forked(&self, x: Tensor<3>, shift: Tensor<2>, scale: Tensor<2>) -> (Tensor<3>, Tensor<3>) {
         if !self.has_rms_norm {
-            return ops::modulated_layer_norm(x, shift, scale, EPS);
+            return ops::forked_layer_norm(x, shift, scale, EPS);
         }
         let [_, _, channels] = x.dims();
         let ones = Tensor::ones([channels], &x.device());
-        ops::modulated_rms_norm(x, ones, shift, scale, EPS)
+        ops::forked_rms_norm(x, ones, shift, scale, EPS)
     }
 }
 

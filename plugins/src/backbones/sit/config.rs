@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::network::SiT;
+use crate::backbones::sizes::{Base, Keys, check_keys};
 
 /// Name, depth, hidden size and heads of the published sizes; each comes with patches of 2, 4 and 8.
 pub const PUBLISHED_SIZES: [(&str, usize, usize, usize); 4] =
@@ -73,52 +74,27 @@ pub struct Sizes {
 }
 
 impl SiTConfig {
-    fn published(&self) -> Option<(usize, usize, usize, usize)> {
+    fn published(&self) -> Option<Base> {
         let (name, patch) = self.size.as_deref()?.split_once('/')?;
-        let patch = PUBLISHED_PATCHES.into_iter().find(|known| known.to_string() == patch)?;
-        let (_, depth, hidden, heads) = PUBLISHED_SIZES.into_iter().find(|size| size.0 == name)?;
-        Some((depth, hidden, heads, patch))
+        let patch_size = PUBLISHED_PATCHES.into_iter().find(|known| known.to_string() == patch)?;
+        let (_, depth, hidden_size, num_heads) = PUBLISHED_SIZES.into_iter().find(|size| size.0 == name)?;
+        Some(Base { hidden_size, depth, num_heads, patch_size })
     }
 
-    fn sizes(&self) -> Result<Sizes> {
-        let base = self.published();
-        if let (Some(size), None) = (&self.size, base) {
+    fn base(&self) -> Result<(Base, usize)> {
+        let published = self.published();
+        if let (Some(size), None) = (&self.size, published) {
             bail!("size: unknown size `{size}`; known: {}", size_names().join(", "));
         }
-        let pick = |own: Option<usize>, published: Option<usize>, key: &str| match own.or(published) {
-            Some(value) => Ok(value),
-            None => bail!("`{key}` is missing; give it, or a published `size`"),
-        };
-        let hidden_size = pick(self.hidden_size, base.map(|base| base.1), "hidden_size")?;
-        let depth = pick(self.depth, base.map(|base| base.0), "depth")?;
-        let num_heads = pick(self.num_heads, base.map(|base| base.2), "num_heads")?;
-        let patch_size = pick(self.patch_size, base.map(|base| base.3), "patch_size")?;
-        ensure!(
-            (1..=65_536).contains(&hidden_size) && hidden_size.is_multiple_of(4),
-            "hidden_size: `{hidden_size}` is not allowed; it must be a multiple of 4 up to 65536"
-        );
-        ensure!((1..=1000).contains(&depth), "depth: `{depth}` is out of range; allowed is 1 to 1000");
-        ensure!(
-            num_heads > 0 && hidden_size.is_multiple_of(num_heads),
-            "num_heads: `{num_heads}` does not divide hidden_size `{hidden_size}`"
-        );
-        ensure!((1..=1024).contains(&patch_size), "patch_size: `{patch_size}` is out of range; allowed is 1 to 1024");
-        ensure!(
-            self.mlp_ratio > 0.0 && self.mlp_ratio <= 64.0,
-            "mlp_ratio: `{}` is out of range; allowed is above 0 to 64",
-            self.mlp_ratio
-        );
-        let mlp_size = ((hidden_size as f64 * self.mlp_ratio) as usize).max(1);
-        Ok(Sizes { hidden_size, depth, num_heads, patch_size, mlp_size })
+        let Self { hidden_size, depth, num_heads, patch_size, .. } = *self;
+        let base = Keys { hidden_size, depth, num_heads, patch_size }.resolve(published)?;
+        base.check_heads()?;
+        Ok((base, base.mlp_size(self.mlp_ratio)?))
     }
 
     fn fit(&self, ctx: &BackboneContext) -> Result<(Sizes, PatchGrid, usize)> {
-        let sizes = self.sizes()?;
-        let ([_, height, width], patch) = (ctx.input, sizes.patch_size);
-        ensure!(
-            height >= patch && width >= patch && height.is_multiple_of(patch) && width.is_multiple_of(patch),
-            "patch_size `{patch}` does not divide the input of {height}x{width}"
-        );
+        let (base, mlp_size) = self.base()?;
+        let grid = base.grid(ctx.input)?;
         ensure!(
             !(self.time_reversed && ctx.has_interval),
             "time_reversed turns instants around, and the objective trains over intervals; set it to false"
@@ -126,7 +102,8 @@ impl SiTConfig {
         let ConditionSpec::Labels { num_classes } = ctx.condition else {
             bail!("`sit` takes class labels, and the conditioner gives {}", ctx.condition.name());
         };
-        Ok((sizes, PatchGrid::new(height / patch, width / patch), num_classes))
+        let Base { hidden_size, depth, num_heads, patch_size } = base;
+        Ok((Sizes { hidden_size, depth, num_heads, patch_size, mlp_size }, grid, num_classes))
     }
 }
 
@@ -179,16 +156,7 @@ impl BackboneConfig for SiTConfig {
     }
 
     fn validate(&self, check: &mut Check<'_>) {
-        if let Some(size) = self.size.as_deref().filter(|_| self.published().is_none()) {
-            check.one_of("size", size, &size_names());
-        }
-        if !(self.time_scale > 0.0 && self.time_scale <= 1e6) {
-            check.bad("time_scale", format!("`{}` is out of range; allowed is above 0 to 1000000", self.time_scale));
-        }
-        let is_known = self.size.is_none() || self.published().is_some();
-        if let (true, Err(problem)) = (is_known, self.sizes()) {
-            check.record(&problem);
-        }
+        check_keys(check, self.size.as_deref(), &size_names(), self.time_scale, self.base());
     }
 }
 

@@ -12,6 +12,8 @@ use realign::registry::nearest;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+const MOST_SHOWN: usize = 80; // letters of a caption in a message
+
 /// `trained_text`: a small transformer over the words or bytes of a caption, trained with the network.
 ///
 /// The empty caption is the null condition. Nothing is masked: what fills up a short caption is a token as any other.
@@ -58,7 +60,8 @@ impl TrainedTextConfig {
         };
         ensure!(
             tokens.len() <= self.max_tokens,
-            "the caption `{caption}` has {} tokens; conditioner.max_tokens is `{}`",
+            "the caption `{}` has {} tokens; conditioner.max_tokens is `{}`",
+            shown(caption),
             tokens.len(),
             self.max_tokens
         );
@@ -72,7 +75,16 @@ impl TrainedTextConfig {
         }
         let known = self.vocabulary.iter().map(String::as_str);
         let meant = nearest(word, known).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+        let word = shown(word);
         bail!("unknown word `{word}` in a caption; {meant}known: {}", self.vocabulary.join(", "))
+    }
+}
+
+/// The beginning of a text, for messages.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(MOST_SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
     }
 }
 

@@ -1,9 +1,10 @@
 //! MS-COCO: pictures and a file of annotations.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use realign::data::files::read_file;
 use realign::plugin::dataset::{Dataset, DatasetConfig, DatasetContext};
 use schemars::JsonSchema;
@@ -59,12 +60,13 @@ impl DatasetConfig for CocoConfig {
     fn open(&self, ctx: &DatasetContext) -> Result<Box<dyn Dataset>> {
         let open = || {
             for path in [&self.images, &self.annotations] {
-                ensure!(
-                    path.exists(),
-                    "the path `{}` does not exist; get train2014.zip and annotations_trainval2014.zip from \
-                     https://cocodataset.org/#download, or set data.images and data.annotations",
-                    path.display()
-                );
+                fs::metadata(path).with_context(|| {
+                    format!(
+                        "the path `{}` cannot be opened; get train2014.zip and annotations_trainval2014.zip from \
+                         https://cocodataset.org/#download, or set data.images and data.annotations",
+                        path.display()
+                    )
+                })?;
             }
             let captions = captions(&self.annotations)?;
             Pictures::open(&self.images, captions, &self.annotations, self.skip_uncaptioned, ctx.image_size)

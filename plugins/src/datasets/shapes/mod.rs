@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use scene::{COLORS, NUM_DRAWS, NUM_PAIR_DRAWS, Object, SHAPES, Scene};
 
 const NUM_CLASSES: usize = SHAPES.len() * COLORS.len();
+const MAX_EXAMPLES: usize = 1 << 30; // their order is drawn in memory
 const MIN_SIZE: usize = 8; // below this the four shapes look alike
 
 /// `shapes`: circle, square, triangle and ring in red, green, blue and yellow; label = shape · 4 + color.
@@ -26,7 +27,7 @@ const MIN_SIZE: usize = 8; // below this the four shapes look alike
 #[serde(default, deny_unknown_fields)]
 pub struct ShapesConfig {
     /// Examples per epoch, at least 1.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1073741824))]
     pub num_examples: usize,
     /// Classes that no example shows, such as `red ring`: what a network makes of them it has put together.
     pub held_out: Vec<String>,
@@ -73,6 +74,7 @@ impl DatasetConfig for ShapesConfig {
     }
 
     fn validate(&self, check: &mut Check<'_>) {
+        check.range("num_examples", self.num_examples, 1, MAX_EXAMPLES);
         check.range("pairs", self.pairs, 0.0, 1.0);
         let known: Vec<String> = (0..NUM_CLASSES).map(class_name).collect();
         for (i, name) in self.held_out.iter().enumerate() {
