@@ -5,7 +5,7 @@ use crate::program::Desk;
 const RECIPE: &str = "recipes/sit-irepa.yaml";
 
 /// A value given with `--set`, and what the answer must say: the place, what was found, what is allowed.
-const VALUES: [(&str, &[&str]); 30] = [
+const VALUES: [(&str, &[&str]); 31] = [
     ("train.stepz=3", &["--set train.stepz=3", "unknown key `stepz`", "did you mean `steps`?"]),
     ("optimiser.eps=1", &["unknown key `optimiser`", "known: seed"]),
     ("alignment.0.projector.type=cnov", &["0.projector.type", "unknown projector `cnov`", "did you mean `conv`?"]),
@@ -34,6 +34,7 @@ const VALUES: [(&str, &[&str]); 30] = [
     ("loader=[3]", &["loader", "expected a section", "found a list"]),
     ("sample.guidance_low=1.5", &["sample.guidance_low", "`1.5`"]),
     ("data.num_examples=1000000000000", &["data.num_examples", "out of range", "1 to 1073741824"]),
+    ("conditioner.num_classes=3", &["conditioner.num_classes", "`3` is less than the 16 classes"]),
     ("log.keep_every=7", &["log.keep_every", "`7` is no multiple of checkpoint_every (`350`)"]),
     ("backbone.num_heads=4611686018427387905", &["backbone", "`4611686018427387905` does not divide"]),
 ];

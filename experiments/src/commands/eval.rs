@@ -285,8 +285,15 @@ impl Eval {
         Evaluation { schema: SCHEMA, source: self.source.display().to_string(), step, metrics, settings }
     }
 
-    /// Prints the table and writes the file.
+    /// Writes the file, which must not be lost where nobody reads what is printed, and prints the table.
     fn report(&self, found: &Evaluation, path: Option<&Path>, out: &mut dyn Write) -> Result<()> {
+        if let Some(path) = path {
+            if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+                std::fs::create_dir_all(folder)
+                    .with_context(|| format!("cannot make folder `{}`", folder.display()))?;
+            }
+            found.write(path)?;
+        }
         let settings = &found.settings;
         let of_step = found.step.map(|step| format!(" of step {step}")).unwrap_or_default();
         let seeds: Vec<String> = settings.seeds.iter().map(u64::to_string).collect();
@@ -311,11 +318,6 @@ impl Eval {
         }
         write!(out, "{}", table.to_text())?;
         if let Some(path) = path {
-            if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-                std::fs::create_dir_all(folder)
-                    .with_context(|| format!("cannot make folder `{}`", folder.display()))?;
-            }
-            found.write(path)?;
             writeln!(out, "result: {}", path.display())?;
         }
         Ok(())

@@ -78,7 +78,7 @@ impl ReferenceSource<'_> {
         });
         bar.finish_and_clear();
         each.context("--reference")?;
-        let of_pictures = Reference::of(collected, &left)?;
+        let of_pictures = Reference::of(collected, &left).context("--reference")?;
         Ok(Reference {
             gaussian: stored.gaussian.or(of_pictures.gaussian),
             spatial: stored.spatial.or(of_pictures.spatial),

@@ -104,6 +104,7 @@ impl PictureArgs {
         let (size, grid) = (self.image_size(), self.grid());
         ensure!((1..=4096).contains(&size), "--image-size {size}: allowed is 1 to 4096");
         ensure!((1..=256).contains(&grid), "--grid {grid}: allowed is 1 to 256");
+        ensure!((1..=65_536).contains(&self.batch), "--batch {}: allowed is 1 to 65536", self.batch);
         let fit = if self.fit == FitChoice::Crop { Fit::Crop } else { Fit::Squash };
         let path = Path::new(&self.images);
         let is_section = self.images.starts_with('{') || registry::names("dataset").contains(&self.images.as_str());

@@ -252,11 +252,11 @@ fn condition(recipe: &Recipe, check: &mut Check<'_>, missing: &mut Vec<Missing>)
         return None;
     }
     if let Some(num_classes) = recipe.data.num_classes_hint() {
-        return Some((num_classes, conditioner.spec(num_classes)));
+        return labelled(num_classes, conditioner.spec(num_classes), check);
     }
     let ctx = DatasetContext { image_size: recipe.image_size, seed: recipe.seed };
     match recipe.data.open(&ctx) {
-        Ok(data) => Some((data.num_classes(), conditioner.spec(data.num_classes()))),
+        Ok(data) => labelled(data.num_classes(), conditioner.spec(data.num_classes()), check),
         Err(problem) => match conditioner.spec(0) {
             // The recipe says how many classes there are, so shapes can be checked without the data.
             known if is_absent(&problem) && known != (ConditionSpec::Labels { num_classes: 0 }) => {
@@ -268,6 +268,18 @@ fn condition(recipe: &Recipe, check: &mut Check<'_>, missing: &mut Vec<Missing>)
                 None
             }
         },
+    }
+}
+
+/// Refuses a conditioner that knows fewer labels than the data set has.
+fn labelled(num_classes: usize, spec: ConditionSpec, check: &mut Check<'_>) -> Option<(usize, ConditionSpec)> {
+    match spec {
+        ConditionSpec::Labels { num_classes: known } if known < num_classes => {
+            let message = format!("`{known}` is less than the {num_classes} classes of the data set");
+            check.bad("conditioner.num_classes", message);
+            None
+        }
+        spec => Some((num_classes, spec)),
     }
 }
 

@@ -47,6 +47,9 @@ pub(super) fn parse(text: &str) -> Result<Value, Fault> {
         }
         let place = location.map(|at| format!(" at line {} column {}", at.line(), at.column())).unwrap_or_default();
         let mut message = error.to_string().replacen(&place, "", 1);
+        if message.contains("more than one document") {
+            message = "has several documents; a recipe is one, without a line `---` inside".into();
+        }
         let is_tab = |line: usize| text.lines().nth(line.saturating_sub(1)).is_some_and(|line| line.contains('\t'));
         if line.is_some_and(is_tab) {
             message += "\n  this line has a tab; YAML indents with spaces";
