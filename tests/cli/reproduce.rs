@@ -1,6 +1,7 @@
 //! Tables run again: what is missing is done once, also by two programs at a time and after a kill.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -290,6 +291,25 @@ fn a_report_names_the_methods_that_their_own_target_measures() {
     assert!(measured_by("{type: encoder, encoder: {type: hog}}"));
     assert!(!measured_by("{type: encoder, encoder: {type: hog, pixels_per_cell: 8}}"));
     assert!(!measured_by("{type: shapes_net}"));
+}
+
+#[test]
+fn an_evaluation_that_outlives_its_program_is_waited_for_and_counts() {
+    let desk = desk();
+    let few =
+        ["--jobs", "1", "--rows", "1", "--set", "evaluation.num_samples=60", "--set", "evaluation.num_reference=300"];
+    let args = args("train.steps=2", &few);
+    let mut first = desk.command(&args).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(first.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.ends_with(": evaluating")));
+    std::thread::sleep(Duration::from_millis(300)); // until the evaluation is a program of its own
+    first.kill().unwrap();
+    first.wait().unwrap();
+    drop(lines);
+    desk.run(&args).assert_done();
+    let runs = fs::read_dir(desk.path("runs/reproduce")).unwrap().map(|entry| entry.unwrap().path());
+    let logs: Vec<String> = runs.filter_map(|run| fs::read_to_string(run.join("reproduce.log")).ok()).collect();
+    assert_eq!(logs.concat().matches("realign eval ").count(), 1, "{logs:?}");
 }
 
 #[test]
