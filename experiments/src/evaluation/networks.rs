@@ -8,9 +8,9 @@ use realign::eval::generation::Metric;
 use realign::plugin::{FeatureContext, FeatureNetwork, FeatureNetworkConfig};
 use realign::recipe::Layered;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use super::result::NetworkUsed;
+use super::source::short_digest;
 
 /// A network with its weights, and what is measured with it.
 #[derive(Debug)]
@@ -85,11 +85,12 @@ impl<'a> Network<'a> {
     /// # Errors
     /// Its settings cannot be written.
     pub fn tag(&self) -> Result<String> {
-        let mut network = serde_json::to_value(self.config).context("cannot write a network's settings")?;
+        let NetworkUsed { mut network, digest } = self.used()?;
         // The digest says which weights they are, wherever they lie.
-        network.as_object_mut().map(|settings| settings.remove("weights"));
-        let text = serde_json::json!([network, self.built.digest()]).to_string();
-        Ok(Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
+        if let Some(settings) = network.as_object_mut() {
+            settings.remove("weights");
+        }
+        Ok(short_digest(&serde_json::json!([network, digest]).to_string()))
     }
 
     /// What the result says of it.

@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 use realign::plugin::FeatureContext;
 use realign::recipe::{Layered, Missing, Plan, Settings};
 use serde_yaml::{Mapping, Value};
-use sha2::{Digest, Sha256};
 
 use super::entry::Entry;
 use super::library::Difference;
+use crate::evaluation::source::short_digest;
 
 /// Most steps of a run at the scale of the demo, so that four of them take less than 25 minutes on two slow cores.
 const DEMO_STEPS: u64 = 1000;
@@ -60,7 +60,7 @@ impl Scale<'_> {
         let others = self.other.iter().map(|other| &other.about);
         let asked: String = self.sets.iter().chain(others).map(|line| format!("{line}\n")).collect();
         let name = format!("{table}-{}", self.profile);
-        if asked.is_empty() { name } else { format!("{name}-{}", short_hash(&asked)) }
+        if asked.is_empty() { name } else { format!("{name}-{}", short_digest(&asked)) }
     }
 
     /// Resolves an entry without making a value.
@@ -220,10 +220,5 @@ fn sampling(layered: &Layered) -> String {
     let is_meant = |key: &str| key.starts_with("sample.") || key.starts_with("evaluation.");
     let leaves = layered.leaves().into_iter().filter(|(key, ..)| is_meant(key));
     let text: String = leaves.map(|(key, value, _)| format!("{key}={value}\n")).collect();
-    short_hash(&text)
-}
-
-/// Eight hexadecimal digits.
-fn short_hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    short_digest(&text)
 }
