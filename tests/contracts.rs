@@ -1,5 +1,7 @@
 //! What every registered plugin must hold.
 
+#[path = "abandoned.rs"]
+mod abandoned;
 #[path = "fitting.rs"]
 mod fitting;
 #[path = "recomputation.rs"]

@@ -35,7 +35,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     realign::registry::check_names()?;
     let mut out = io::stdout().lock();
-    let code = command.run(&mut out)?;
+    let code = realign::ops::guard_known(|| command.run(&mut out))?;
     out.flush()?;
     Ok(code)
 }

@@ -29,6 +29,20 @@ pub fn release_memory(device: &Device) {
     let _: &Device = device;
 }
 
+/// Lets [`peak_memory`] of a CUDA device begin again with what is in use now, so that trials do not count. That of a CPU
+/// is the system's and goes on.
+pub fn restart_peak_memory(device: &Device) {
+    #[cfg(feature = "tch")]
+    if let Some(index) = cuda(device) {
+        unsafe extern "C" {
+            fn rl_restart_cuda_peak(cuda: i32) -> i32;
+        }
+        // SAFETY: plain call.
+        super::libtorch::check(unsafe { rl_restart_cuda_peak(index as i32) });
+    }
+    let _: &Device = device;
+}
+
 /// Whether a device has memory of its own.
 pub fn is_cuda(device: &Device) -> bool {
     #[cfg(feature = "tch")]

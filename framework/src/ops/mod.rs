@@ -67,11 +67,11 @@ pub use device::{
     DeviceChoice, backend_names, describe, devices, libtorch_version, num_threads, on_libtorch, open, set_num_threads,
 };
 pub use group_norm::{group_norm, group_norm_silu};
-pub use guard::guard;
+pub use guard::{guard, guard_known};
 pub use jvp::{Direction, Jvp, JvpMethod, jvp};
 pub use layer_norm::{chunk, forked_layer_norm, layer_norm, modulate, modulated_layer_norm};
 pub use linear::{hidden_linear, linear};
-pub use memory::{free_memory, gigabytes, is_cuda, peak_memory, release_memory, resident_memory};
+pub use memory::{free_memory, gigabytes, is_cuda, peak_memory, release_memory, resident_memory, restart_peak_memory};
 pub use optimizer::{AdamWState, AdamWStep, adamw, global_norm, lerp, sums};
 pub use precision::Precision;
 pub use problem::OutOfMemory;

@@ -6,8 +6,9 @@ use std::fmt::{self, Display, Formatter};
 use super::memory::{available_memory, gigabytes};
 
 /// Recipe keys that take less memory, in the order in which they cost least.
-const KEYS_THAT_REDUCE: &str = "a smaller train.micro_batch_size needs less (`auto` finds what fits); so do a smaller \
-                                sample.num_preview and evaluation.batch_size, where pictures were drawn";
+const KEYS_THAT_REDUCE: &str = "a smaller train.micro_batch_size needs less (`auto` finds what fits), so do precision \
+                                `bf16` and `train.activation_checkpointing: true`; where pictures were drawn, a smaller \
+                                sample.num_preview or evaluation.batch_size";
 const DRIVERS: &str = "https://www.nvidia.com/drivers";
 
 /// A device has not as much memory as was asked for. Work in smaller parts may still succeed.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
+use burn::tensor::Device;
 
 use super::trainer::Trainer;
 use crate::ops::{self, DeviceChoice, OutOfMemory, Recorder, gigabytes};
@@ -61,15 +62,14 @@ impl MicroBatch {
             None if is_cpu => ops::free_memory(&device)? as f64 * CPU_SHARE + beside as f64,
             None => ops::free_memory(&device)? as f64 * CUDA_SHARE,
         };
-        let line = Line::through(measure(plan)?.map(|(samples, bytes)| (samples, bytes + beside)));
+        let line = Line::through(measure(plan, &device)?.map(|(samples, bytes)| (samples, bytes + beside)));
         let few = line.measured[0].0;
         let tried = line.largest_tried(train.global_batch_size, limit, |samples| {
-            match ops::guard(|| peaks(plan, [few.min(samples), samples])) {
-                Ok([_, (_, bytes)]) => Ok(Some(bytes + beside)),
-                Err(error) if error.is::<OutOfMemory>() => Ok(None),
-                Err(error) => Err(error),
-            }
-        })?;
+            let tried = trial(plan, &device, [few.min(samples), samples])?;
+            Ok(tried.ok().map(|[_, (_, bytes)]| bytes + beside))
+        });
+        ops::restart_peak_memory(&device);
+        let tried = tried?;
         let (samples, bytes) = tried.map_err(|one| too_large(&line, one, limit))?;
         let [small, large] =
             line.measured.map(|(samples, bytes)| format!("{} with {samples}", gigabytes(bytes as f64)));
@@ -149,21 +149,21 @@ fn too_large(line: &Line, one: OneSample, limit: f64) -> anyhow::Error {
     let measured = line.measured.map(|(samples, bytes)| format!("{} with {samples}", gigabytes(bytes as f64)));
     anyhow!(
         "train.memory_limit: a step of one sample alone takes {takes}, and {} are allowed (measured: {} samples); raise \
-         the limit, or take a smaller backbone, image_size or number of train.ema, or a larger backbone.patch_size",
+         the limit, set train.activation_checkpointing or precision `bf16`, or take a smaller backbone, image_size or \
+         number of train.ema, or a larger backbone.patch_size",
         gigabytes(limit),
         measured.join(", ")
     )
 }
 
 /// Bytes of tensors at the height of a step, by samples of its forward passes.
-fn measure(plan: &Plan) -> Result<[(usize, u64); 2]> {
+fn measure(plan: &Plan, device: &Device) -> Result<[(usize, u64); 2]> {
     let global = plan.recipe.train.global_batch_size;
     let mut problem = None;
     for sizes in SIZES.into_iter().filter(|[_, many]| *many <= global).chain((global == 1).then_some([1, 1])) {
-        match ops::guard(|| peaks(plan, sizes)) {
+        match trial(plan, device, sizes)? {
             Ok(peaks) => return Ok(peaks),
-            Err(error) if error.is::<OutOfMemory>() => problem = Some(error),
-            Err(error) => return Err(error),
+            Err(error) => problem = Some(error),
         }
     }
     match problem {
@@ -172,10 +172,19 @@ fn measure(plan: &Plan) -> Result<[(usize, u64); 2]> {
     }
 }
 
-fn peaks(plan: &Plan, sizes: [usize; 2]) -> Result<[(usize, u64); 2]> {
-    let device = DeviceChoice::parse(&plan.recipe.device).and_then(ops::open)?;
+/// [`peaks`], or that memory ended; the device has then as much as before.
+fn trial(plan: &Plan, device: &Device, sizes: [usize; 2]) -> Result<Result<[(usize, u64); 2]>> {
+    let tried = ops::guard(|| peaks(plan, device, sizes));
+    ops::release_memory(device);
+    match tried {
+        Err(error) if !error.is::<OutOfMemory>() => Err(error),
+        tried => Ok(tried),
+    }
+}
+
+fn peaks(plan: &Plan, device: &Device, sizes: [usize; 2]) -> Result<[(usize, u64); 2]> {
     // Opened before anything is built, so that all memory is seen.
-    let recorder = Recorder::open(&device)?;
+    let recorder = Recorder::open(device)?;
     let mut trainer = Trainer::new(plan)?;
     // Two passes, because their gradients live beside one another.
     let mut step = |samples| {

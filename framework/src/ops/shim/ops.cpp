@@ -3,6 +3,7 @@
 // Every function returns 0, or -1 with the exception's text behind rl_last_error(). Kernels are plain loops
 // compiled for several instruction sets; the loader picks one at run time, so shipped builds need no -march.
 #include <torch/version.h>
+#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_lerp.h>
@@ -131,8 +132,10 @@ int rl_threads() { return at::get_num_threads(); }
 const char* rl_version() { return TORCH_VERSION; }
 
 // Loads libtorch_cuda from beside the libtorch_cpu in use; its constructors make CUDA known to libtorch.
+// A product of bf16 matrices that is summed in parts is summed in f32, which is not libtorch's default.
 int rl_load_cuda(int* driver, int* runtime) {
-  RL_TRY(void* library = load_cuda(); *driver = cuda_number(library, "cudaDriverGetVersion");
+  RL_TRY(void* library = load_cuda(); at::globalContext().setAllowBF16ReductionCuBLAS(false);
+         *driver = cuda_number(library, "cudaDriverGetVersion");
          *runtime = cuda_number(library, "cudaRuntimeGetVersion"))
 }
 
