@@ -2,6 +2,8 @@
 
 use anyhow::Result;
 use burn::tensor::Tensor;
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
 
 use super::draws::image_noise;
 use super::quantize::{Quantization, quantize};
@@ -87,8 +89,11 @@ pub fn draw_prompts(
         let (count, size) = (prompts.len(), latent.iter().product::<usize>());
         let shape = [count, latent[0], latent[1], latent[2]];
         let noise = |stream: &str| {
-            let values: Vec<f32> =
-                (0..count as u64).flat_map(|i| image_noise(sampling.seed, first_idx + i, stream, size)).collect();
+            let mut values = vec![0.0; count * size];
+            let pictures = values.par_chunks_exact_mut(size.max(1)).enumerate();
+            pictures.for_each(|(i, values)| {
+                values.copy_from_slice(&image_noise(sampling.seed, first_idx + i as u64, stream, size));
+            });
             ops::upload(&values, shape, device)
         };
         let step_noise = |step: usize| noise(&format!("sde/{step}"));
@@ -106,7 +111,11 @@ pub fn draw_prompts(
                 step_noise: &step_noise,
             };
             let samples = sampler.sample(request)?;
-            Ok(picture_bytes(assembly.autoencoder.decode(samples), sampling.quantization))
+            // Decoding may need more memory than all steps before it.
+            assembly.decode_size.parts(&labels, |from, part| {
+                let samples = samples.clone().narrow(0, from, part.len());
+                ops::guard(|| Ok(picture_bytes(assembly.autoencoder.decode(samples), sampling.quantization)))
+            })
         };
         assembly.precision.scope(|| ops::guard(draw))
     })

@@ -48,6 +48,8 @@ pub struct Assembly {
     pub also: Vec<Box<dyn Sampler>>,
     /// Pictures that are drawn together, as far as memory allows.
     pub draw_size: DrawSize,
+    /// Samples that are decoded together, likewise.
+    pub decode_size: DrawSize,
 }
 
 /// The loss of one micro-batch.
@@ -87,6 +89,7 @@ impl Assembly {
             sampler: recipe.sample.sampler.build(),
             also: recipe.sample.also.iter().map(|sampler| sampler.build()).collect(),
             draw_size: DrawSize::default(),
+            decode_size: DrawSize::default(),
             alignment,
             caches: vec![],
             precision: recipe.precision,

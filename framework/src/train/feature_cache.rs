@@ -11,6 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::ParallelSliceMut;
 
 use super::feature_file::FeatureFile;
 use crate::ops;
@@ -101,14 +103,23 @@ impl Store {
     }
 
     fn read(&self, indices: &[usize], num_values: usize) -> Option<Vec<f32>> {
-        let mut values = Vec::with_capacity(indices.len() * num_values);
-        for &index in indices {
-            match self {
-                Self::Memory(examples) => values.extend_from_slice(examples.get(index)?.as_deref()?),
-                Self::Disk(file) => file.read(index, &mut values).then_some(())?,
-            }
+        let mut values = vec![0.0; indices.len() * num_values];
+        let places = values.par_chunks_exact_mut(num_values.max(1)).zip(indices);
+        places.all(|(values, &index)| self.read_one(index, values)).then_some(values)
+    }
+
+    /// Whether the example is known; its values are then written.
+    fn read_one(&self, index: usize, values: &mut [f32]) -> bool {
+        match self {
+            Self::Memory(examples) => match examples.get(index) {
+                Some(Some(known)) if known.len() == values.len() => {
+                    values.copy_from_slice(known);
+                    true
+                }
+                _ => false,
+            },
+            Self::Disk(file) => file.read(index, values),
         }
-        Some(values)
     }
 
     fn write(&mut self, index: usize, values: &[f32]) -> Result<()> {

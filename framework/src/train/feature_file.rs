@@ -47,8 +47,8 @@ impl FeatureFile {
         Ok((Self { file, path, num_values }, known.is_some() && !(is_ours && has_length)))
     }
 
-    /// Appends the values of a record; false, and nothing appended, where it is absent.
-    pub fn read(&self, index: usize, values: &mut Vec<f32>) -> bool {
+    /// Reads the values of a record; false, and nothing written, where it is absent.
+    pub fn read(&self, index: usize, values: &mut [f32]) -> bool {
         let mut record = vec![0; record_bytes(self.num_values)];
         if self.file.read_exact_at(&mut record, self.offset(index)).is_err() {
             return false;
@@ -57,7 +57,8 @@ impl FeatureFile {
         if checksum != checksum_of(index, bytes) {
             return false;
         }
-        values.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        let numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        values.iter_mut().zip(numbers).for_each(|(value, number)| *value = number);
         true
     }
 
@@ -107,7 +108,7 @@ mod tests {
     }
 
     fn read(file: &FeatureFile, index: usize) -> Option<Vec<f32>> {
-        let mut values = vec![];
+        let mut values = vec![0.0; 3];
         file.read(index, &mut values).then_some(values)
     }
 
