@@ -9,7 +9,7 @@ use realign::plugin::{
     ProjectorConfig, ProjectorContext,
 };
 use realign::recipe::Decayed;
-use realign::train::{Alignment, Optimizer, OptimizerSettings, Term, TrainModel};
+use realign::train::{Alignment, Gradients, Optimizer, OptimizerSettings, Term, TrainModel};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -65,8 +65,8 @@ pub struct Network {
     pub objective: Box<dyn Objective>,
     /// One cosine term.
     pub alignment: Alignment,
-    /// AdamW with clipping at 1.
-    pub optimizer: Optimizer,
+    /// AdamW with clipping at 1, made by the first step: samples need none.
+    pub optimizer: Option<Optimizer>,
     /// Floating-point operations that a step needs for one sample, forward and backward.
     pub flops_per_sample: f64,
     /// Those of one pass of the network.
@@ -111,9 +111,8 @@ impl Network {
         let (spec, params) = (backbone.spec(&context)?, ParamBuilder::new(device, 0));
         let projector: Box<dyn ProjectorConfig> = plugin(json!({"type": sizes.projector}))?;
         let joins = ProjectorContext { hidden_size: spec.hidden_size, target_channels: sizes.target, grid: spec.grid };
-        // The backward pass computes two products for each of the forward pass.
-        let passes = objective.forward_passes() * spec.forward_flops;
-        let flops_per_sample = 3.0 * (passes + projector.forward_flops(&joins));
+        // The backward pass computes two products for each of the forward pass. A tangent is time, not work needed.
+        let flops_per_sample = 3.0 * (spec.forward_flops + projector.forward_flops(&joins));
         let projectors = vec![Slot::new(projector.build(&joins, &params.child("projectors.0"))?)];
         let backbone = Slot::new(backbone.build(&context, &params)?);
         let model = TrainModel { backbone, projectors, conditioner: None };
@@ -128,6 +127,18 @@ impl Network {
             encoder_depth: sizes.tap,
             until_step: None,
         };
+        Ok(Self {
+            optimizer: None,
+            alignment: Alignment { terms: vec![term], grid: spec.grid },
+            objective: objective.build(),
+            forward_flops: spec.forward_flops,
+            flops_per_sample,
+            model,
+        })
+    }
+
+    /// One update of the weights.
+    pub fn update(&mut self, gradients: Gradients, learning_rate: f64) {
         let settings = OptimizerSettings {
             betas: [0.9, 0.999],
             eps: 1e-8,
@@ -135,13 +146,7 @@ impl Network {
             decayed: Decayed::All,
             max_grad_norm: Some(1.0),
         };
-        Ok(Self {
-            optimizer: Optimizer::new(&model, settings),
-            alignment: Alignment { terms: vec![term], grid: spec.grid },
-            objective: objective.build(),
-            forward_flops: spec.forward_flops,
-            flops_per_sample,
-            model,
-        })
+        let optimizer = self.optimizer.get_or_insert_with(|| Optimizer::new(&self.model, settings));
+        optimizer.step(&mut self.model, gradients, learning_rate);
     }
 }

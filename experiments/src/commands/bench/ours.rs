@@ -56,7 +56,7 @@ pub fn train(network: &mut Network, batch: &OurBatch, draws: Draws, lr: f64, dev
     let value = total.clone().detach();
     let mut gradients = Gradients::default();
     gradients.add(&network.model, total.backward());
-    network.optimizer.step(&mut network.model, gradients, lr);
+    network.update(gradients, lr);
     Ok(value)
 }
 

@@ -23,7 +23,7 @@ const SAME: f64 = 1e-4;
 #[derive(Debug, Args)]
 pub struct PrecisionArgs {
     /// Networks: `S` (width 384, depth 6, batch 2) and `B` (SiT-B/2, batch 1), both with 64 tokens
-    #[arg(long, value_delimiter = ',', default_value = "S,B")]
+    #[arg(long, value_delimiter = ',', default_value = "S,B", hide_possible_values = true)]
     sizes: Vec<Size>,
     /// Draws of weights, batch and noise
     #[arg(long, default_value_t = 5)]

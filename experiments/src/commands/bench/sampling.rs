@@ -3,10 +3,8 @@
 use std::io::Write;
 
 use anyhow::{Result, ensure};
-use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
 use clap::Args;
-use realign::burn;
+use realign::burn::module::Module;
 use realign::ops;
 use realign::plugin::{Condition, Guidance, SampleRequest, SamplerConfig};
 use realign::streams::Streams;
@@ -58,7 +56,7 @@ impl SampleArgs {
         let shape = [sizes.batch, channels, height, width];
         let noise = |step: usize| {
             let values = Streams::new(0).at(step as u64, 0).normal("noise", shape.iter().product());
-            Tensor::<4>::from_data(TensorData::new(values, shape), &device)
+            ops::upload(&values, shape, &device)
         };
         let labels: Vec<i64> = (0..sizes.batch as i64).map(|i| i % 1000).collect();
         let draw = || {

@@ -202,6 +202,7 @@ def sampling(model, size, device):
     """A batch of samples by Euler-Maruyama on the reverse SDE with diffusion 2t, as REPA writes it."""
     batch, side, last = size["batch"], model.patch_size * size["side"], 0.04
     y = torch.randint(0, 1000, (batch,), device=device)
+    model.tap = 0  # samples need no projector
     network = torch.compile(model) if size["compile"] else model
 
     def drift(x, t):
