@@ -147,7 +147,14 @@ struct OneTimeConfig {}
 #[typetag::serde(name = "one_time")]
 impl BackboneConfig for OneTimeConfig {
     fn spec(&self, _: &BackboneContext) -> anyhow::Result<BackboneSpec> {
-        Ok(BackboneSpec { grid: GRID, hidden_size: 12, depth: 2, forward_flops: 0.0, saved_floats: 0.0 })
+        Ok(BackboneSpec {
+            grid: GRID,
+            hidden_size: 12,
+            depth: 2,
+            forward_flops: 0.0,
+            saved_floats: 0.0,
+            saved_hidden: 0.0,
+        })
     }
     fn build(&self, _: &BackboneContext, _: &ParamBuilder) -> anyhow::Result<Box<dyn Backbone>> {
         anyhow::bail!("only its config is used")

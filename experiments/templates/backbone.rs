@@ -58,6 +58,7 @@ impl BackboneConfig for MyIdeaConfig {
             depth: self.depth,
             forward_flops: 2.0 * (grid.tokens() * per_token) as f64,
             saved_floats: (3 * grid.tokens() * self.depth * self.hidden_size) as f64,
+            saved_hidden: 0.0,
         })
     }
 

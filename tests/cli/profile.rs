@@ -58,7 +58,11 @@ fn measured_memory_stands_beside_the_estimate() {
         return answer.assert_refused(&["device"]);
     }
     answer.assert_done();
-    assert!(answer.out.contains("(estimate)") && answer.out.contains("measured in one step"), "{}", answer.out);
+    assert!(
+        answer.out.contains("(estimate, without encoders)") && answer.out.contains("measured in one step"),
+        "{}",
+        answer.out
+    );
     assert!(answer.out.contains("GB of them kept between steps"), "{}", answer.out);
 }
 

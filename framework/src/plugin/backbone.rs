@@ -10,15 +10,16 @@ use super::condition::{Condition, ConditionSpec};
 use super::grid::PatchGrid;
 use crate::erase::{Erased, Slot};
 use crate::nn::ParamBuilder;
+use crate::ops::Precision;
 use crate::recipe::Check;
 use crate::registry::Described;
 
 /// Times of a batch, in the objective's own convention.
 #[derive(Debug, Clone)]
 pub struct Times {
-    /// Time of each sample, `[batch]`.
+    /// Time of each sample in [0, 1], `[batch]`.
     pub t: Tensor<1>,
-    /// Start of the interval for average velocities, `[batch]`.
+    /// Start of the interval for average velocities, from 0 to `t`, `[batch]`.
     pub r: Option<Tensor<1>>,
 }
 
@@ -41,7 +42,7 @@ pub struct BackboneInput<'a> {
     pub times: Times,
     /// What they shall show.
     pub condition: Condition,
-    /// Blocks whose output tokens are wanted, counted from 1, in ascending order.
+    /// Blocks whose output tokens are wanted, from 1 to the depth, in ascending order.
     pub taps: &'a [usize],
 }
 
@@ -58,7 +59,7 @@ pub struct BackboneOutput {
     pub taps: Vec<Tensor<3>>,
 }
 
-/// A network over noisy samples.
+/// A network over noisy samples. What it returns is f32.
 ///
 /// ```
 /// use realign::plugin::{Backbone, BackboneInput, Condition, Times};
@@ -107,8 +108,19 @@ pub struct BackboneSpec {
     pub depth: usize,
     /// Floating-point operations of one forward pass of one sample, a multiply-add counted as two.
     pub forward_flops: f64,
-    /// Floats kept for the backward pass of one sample.
+    /// Values kept for the backward pass of one sample that are f32 under every precision: the residual stream.
     pub saved_floats: f64,
+    /// Values kept for it that layers hand on inside a block ([`Linear::hidden`](crate::nn::Linear::hidden)): bf16 under
+    /// that precision, else f32.
+    pub saved_hidden: f64,
+}
+
+impl BackboneSpec {
+    /// Bytes kept for the backward pass of one sample.
+    pub fn saved_bytes(&self, precision: Precision) -> f64 {
+        let hidden = if precision == Precision::Bf16 { 2.0 } else { 4.0 };
+        4.0 * self.saved_floats + hidden * self.saved_hidden
+    }
 }
 
 /// What a backbone is told about the run.

@@ -189,16 +189,17 @@ impl BackboneConfig for JiTConfig {
         // Kept per token and block: both residual inputs; per norm its quotient, product and modulated result (3); qkv
         // (3); q and k divided, scaled and turned (3 each); attention in both layouts and its projection (3); both
         // halves of w12, SiLU of one, their product; w3. The backward pass holds as much as one and a half blocks more.
-        let kept = 21.0 * d + 4.0 * m;
+        let (stream, hidden) = (12.0 * d, 9.0 * d + 4.0 * m);
         let (blocks, beside) = (short * patches + long * all, 1.5 * all);
         // Recomputed blocks keep their input, and the backward pass holds one of them whole.
-        let saved = if ctx.recomputes { blocks * d + (all + beside) * kept } else { (blocks + beside) * kept };
+        let (inputs, whole) = if ctx.recomputes { (blocks * d, all + beside) } else { (0.0, blocks + beside) };
         Ok(BackboneSpec {
             grid,
             hidden_size: sizes.hidden_size,
             depth: sizes.depth,
             forward_flops: short * block(patches) + long * block(all) + ends + per_sample,
-            saved_floats: saved + patches * (4.0 * d + 2.0 * patch + bottleneck),
+            saved_floats: inputs + whole * stream + patches * (4.0 * d + 2.0 * patch + bottleneck),
+            saved_hidden: whole * hidden,
         })
     }
 

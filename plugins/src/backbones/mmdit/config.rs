@@ -187,9 +187,9 @@ impl BackboneConfig for MmDitConfig {
         let [d, m, depth] = [sizes.hidden_size, sizes.mlp_size, sizes.depth].map(|size| size as f64);
         let [patches, text] = [sizes.grid.tokens(), text_tokens + self.num_registers].map(|size| size as f64);
         let patch = (ctx.input[0] * sizes.patch_size * sizes.patch_size) as f64;
-        let (products, kept) = match self.mlp {
-            MmDitMlp::Gelu => (2.0, 2.0 * m),
-            MmDitMlp::Swiglu => (3.0, 4.0 * m),
+        let (products, [mlp_hidden, mlp_floats]) = match self.mlp {
+            MmDitMlp::Gelu => (2.0, [2.0 * m, 0.0]),
+            MmDitMlp::Swiglu => (3.0, [0.0, 4.0 * m]),
         };
         let [qkv, rest] = [3.0 * d * d, d * d + products * d * m];
         let tokens = patches + text;
@@ -203,16 +203,17 @@ impl BackboneConfig for MmDitConfig {
         // once more qkv and attention, whose streams are joined and split by copies.
         let qk_norm = if self.qk_norm == QkNorm::None { 0.0 } else { 7.0 * d };
         let norm = if self.norm == MmDitNorm::Layer { 0.0 } else { 4.0 * d };
-        let per_token = 14.0 * d + kept + qk_norm + norm;
+        let (stream, hidden) = (2.0 * d + mlp_floats + qk_norm + norm, 12.0 * d + mlp_hidden);
         let per_sample = num_times * 2.0 * (256.0 * d + d * d) + modulations;
         // Recomputed blocks keep their input, and the backward pass holds one of them whole.
-        let blocks = if ctx.recomputes { depth * d + per_token } else { depth * per_token };
+        let (inputs, whole) = if ctx.recomputes { (depth * d, 1.0) } else { (0.0, depth) };
         Ok(BackboneSpec {
             grid: sizes.grid,
             hidden_size: sizes.hidden_size,
             depth: sizes.depth,
             forward_flops: linear + attention + ends + per_sample,
-            saved_floats: tokens * blocks + depth * 13.0 * d + patches * (3.0 * d + 2.0 * patch),
+            saved_floats: tokens * (inputs + whole * stream) + depth * 13.0 * d + patches * (3.0 * d + 2.0 * patch),
+            saved_hidden: tokens * whole * hidden,
         })
     }
 

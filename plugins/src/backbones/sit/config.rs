@@ -124,17 +124,18 @@ impl BackboneConfig for SiTConfig {
         // Kept per token and block: both residual inputs, both norm outputs, qkv (3), attention, projection, fc1
         // before and after GELU, fc2. With qk_norm also q and k centered, normalized and scaled, and the attention's
         // result in its unpacked layout.
-        let qk_norm = if self.qk_norm { 7.0 * d } else { 0.0 };
-        let per_block = 2.0 * d + 2.0 * d + 3.0 * d + 2.0 * d + 2.0 * m + d + qk_norm;
+        let stream = 2.0 * d + if self.qk_norm { 7.0 * d } else { 0.0 };
+        let hidden = 2.0 * d + 3.0 * d + 2.0 * d + 2.0 * m + d;
         // Recomputed blocks keep their input, and the backward pass holds one of them whole.
-        let blocks = if ctx.recomputes { depth * d + per_block } else { depth * per_block };
-        let saved = tokens * (blocks + 3.0 * d + 2.0 * patch);
+        let (inputs, whole) = if ctx.recomputes { (depth * d, 1.0) } else { (0.0, depth) };
+        let saved = tokens * (inputs + whole * stream + 3.0 * d + 2.0 * patch);
         Ok(BackboneSpec {
             grid,
             hidden_size: sizes.hidden_size,
             depth: sizes.depth,
             forward_flops: tokens * (depth * per_token + 4.0 * patch * d) + per_sample,
             saved_floats: saved + depth * 7.0 * d,
+            saved_hidden: tokens * whole * hidden,
         })
     }
 
