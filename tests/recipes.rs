@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use realign::recipe::{Job, Layered, Plan};
+use realign::recipe::{Job, Layered, Missing, Plan};
+use realign::weights::published_weights;
 use realign_plugins as _;
 
 fn root() -> PathBuf {
@@ -23,8 +24,20 @@ fn takes_text(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("mmdit"))
 }
 
+const TAKES_TEXT: &str = "`mmdit` takes text";
+
 fn profiles() -> Vec<String> {
     yaml_files("recipes/profiles").iter().map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect()
+}
+
+/// `weights list` and `weights get` know every file that a recipe asks for.
+fn assert_published(missing: &[Missing]) {
+    let known = published_weights();
+    for missing in missing {
+        if let Missing::Weights(file) = missing {
+            assert!(known.iter().any(|known| file.path.ends_with(&known.file)), "{}", file.path.display());
+        }
+    }
 }
 
 #[test]
@@ -57,6 +70,7 @@ fn every_recipe_fits_together_in_every_profile_whose_data_is_here() {
                 Job::Program(plan) => plan.missing,
             };
             assert_eq!(missing.is_empty(), !profile.starts_with("imagenet"), "{} in {profile}", path.display());
+            assert_published(&missing);
         }
     }
 }
@@ -68,13 +82,16 @@ fn recipes_that_take_text_fit_together_on_coco_and_name_every_missing_file() {
         let plan = Layered::load(&path, Some("coco"), &[]).and_then(|layered| Plan::new(&layered));
         let plan = plan.unwrap_or_else(|error| panic!("{}: {error:#}", path.display()));
         assert_eq!((plan.backbone.hidden_size, plan.backbone.depth, plan.latent), (768, 24, [4, 32, 32]));
+        assert_published(&plan.missing);
         let missing = plan.missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
         for word in ["train2014", "clip-vit-large-patch14/model.safetensors", "tokenizer.json", "sdvae"] {
             assert!(missing.contains(word), "{}: `{word}` is not among {missing}", path.display());
         }
-        for (profile, words) in
-            [("tiny-imagenet", "`image_folder` has no captions"), ("imagenet256", "`mmdit` takes text")]
-        {
+        for (profile, words) in [
+            ("tiny-imagenet", "`image_folder` has no captions"),
+            ("imagenet256", TAKES_TEXT),
+            ("imagenet512", TAKES_TEXT),
+        ] {
             let plan = Layered::load(&path, Some(profile), &[]).and_then(|layered| Plan::new(&layered));
             let message = format!("{:#}", plan.unwrap_err());
             assert!(message.contains(words), "{} in {profile}: {message}", path.display());

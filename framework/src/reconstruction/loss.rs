@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::adversarial::generator_loss;
 use super::critic::{Critic, DiscriminatorSection};
 use super::lpips::{Lpips, LpipsFiles, LpipsInput};
+use super::published;
 use crate::data::latents::Posterior;
 use crate::ops;
 use crate::plugin::Autoencoder;
@@ -86,9 +87,7 @@ impl LossSection {
             files.extend(LpipsFiles::published(weights_dir).weights());
         }
         if let Some(path) = self.discriminator.as_ref().and_then(|section| section.weights.clone()) {
-            let folder = weights_dir.display();
-            let command = format!("huggingface-cli download REPA-E/sdvae {} --local-dir {folder}", name_of(&path));
-            files.push(WeightFile { path, command });
+            files.push(published::discriminator().file_at(Some(&path), weights_dir));
         }
         files
     }
@@ -105,10 +104,6 @@ impl LossSection {
             check.within("discriminator", |check| discriminator.validate(check));
         }
     }
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// A batch on its way through an autoencoder in training.

@@ -14,7 +14,9 @@ use crate::erase::At;
 use crate::nn::{Conv2d, Init, ParamBuilder, Sequential};
 use crate::ops::{self, ConvShape};
 use crate::plugin::encoder::WeightFile;
-use crate::weights::{StateDict, load_state_dict, read_weights};
+use crate::weights::{PublishedWeights, StateDict, load_state_dict, read_weights};
+
+use super::published;
 
 /// Mean and deviation of VGG's pictures in [-1, 1].
 const SHIFT: [f32; 3] = [-0.030, -0.088, -0.188];
@@ -79,19 +81,14 @@ pub struct LpipsFiles {
 impl LpipsFiles {
     /// The files under their published names.
     pub fn published(weights_dir: &Path) -> Self {
-        Self { vgg: weights_dir.join("vgg16-397923af.pth"), linear: weights_dir.join("vgg.pth") }
+        Self { vgg: published::vgg16().path(weights_dir), linear: published::lpips().path(weights_dir) }
     }
 
     /// Both, with the command that gets each.
     pub fn weights(&self) -> [WeightFile; 2] {
-        let file = |path: &Path, url: &str| WeightFile {
-            path: path.to_path_buf(),
-            command: format!("curl --create-dirs -L -o {} {url}", path.display()),
-        };
-        [
-            file(&self.vgg, "https://download.pytorch.org/models/vgg16-397923af.pth"),
-            file(&self.linear, "https://heibox.uni-heidelberg.de/f/607503859c864bc1b30b/?dl=1"),
-        ]
+        let file =
+            |known: PublishedWeights, path: &Path| WeightFile { command: known.command(path), path: path.into() };
+        [file(published::vgg16(), &self.vgg), file(published::lpips(), &self.linear)]
     }
 }
 

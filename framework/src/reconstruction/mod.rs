@@ -8,6 +8,7 @@ mod critic;
 mod discriminator;
 mod loss;
 mod lpips;
+mod published;
 mod trained;
 
 pub use adversarial::{LeCam, generator_loss, hinge_loss};
