@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use figment::error::Actual;
 use serde::de;
 
 use crate::registry::{names, nearest};
@@ -102,7 +103,7 @@ impl de::Error for Complaint {
     }
 
     fn invalid_length(count: usize, expected: &dyn de::Expected) -> Self {
-        Complaint::Mismatch { found: format!("{count} items"), expected: plain_expected(&expected.to_string()) }
+        Complaint::Mismatch { found: count.to_string(), expected: plain_expected(&expected.to_string()) }
     }
 
     fn unknown_variant(found: &str, known: &'static [&'static str]) -> Self {
@@ -133,7 +134,24 @@ fn plain_found(found: de::Unexpected<'_>) -> String {
     }
 }
 
+/// [`plain_found`] of figment's words.
+pub(super) fn plain_actual(found: Actual) -> String {
+    match found {
+        Actual::Bool(value) => format!("`{value}`"),
+        Actual::Unsigned(value) => format!("`{value}`"),
+        Actual::Signed(value) => format!("`{value}`"),
+        Actual::Float(value) => format!("`{value:?}`"),
+        Actual::Map => "a section".into(),
+        Actual::Seq => "a list".into(),
+        Actual::Unit | Actual::Option => "nothing (`null`)".into(),
+        other => other.to_string(),
+    }
+}
+
 fn plain_expected(expected: &str) -> String {
+    if let Some(length) = expected.strip_prefix("an array of length ") {
+        return format!("a list of {length} items");
+    }
     let plain = match expected {
         "u8" => "a whole number from 0 to 255",
         "u16" => "a whole number from 0 to 65535",
@@ -142,6 +160,7 @@ fn plain_expected(expected: &str) -> String {
         "f32" | "f64" => "a number",
         "a boolean" => "`true` or `false`",
         "a string" => "text",
+        "path string" => "a path",
         "a sequence" => "a list",
         "a map" => "a section",
         _ if expected.starts_with("struct ") => "a section",

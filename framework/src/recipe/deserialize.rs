@@ -11,7 +11,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, Visitor};
 use serde::forward_to_deserialize_any;
 
-use super::complaint::Complaint;
+use super::complaint::{Complaint, plain_actual};
 use super::keys::{KeyReader, Word};
 use super::yaml::join;
 
@@ -153,7 +153,7 @@ impl<'de, 'a: 'de> Deserializer<'de> for Reader<'a> {
             }
             other => {
                 let expected = format!("one of {}", known.join(", "));
-                Err(Complaint::Mismatch { found: format!("a value of type `{}`", other.to_actual()), expected })
+                Err(Complaint::Mismatch { found: plain_actual(other.to_actual()), expected })
             }
         };
         self.done(result)
@@ -393,7 +393,7 @@ mod tests {
                 "inner.mode.crp",
                 "did you mean `crop`? known: nearest, bilinear, crop",
             ),
-            ("inner: {mode: 3}", "inner.mode", "expected one of nearest, bilinear, crop"),
+            ("inner: {mode: 3}", "inner.mode", "expected one of nearest, bilinear, crop, found `3`"),
             ("inner: {}", "inner", "missing required key `mode`"),
             ("inner: 3", "inner", "expected a section, found `3`"),
             ("inner: [nearest]", "inner", "expected a section with keys, found a list"),
@@ -423,8 +423,8 @@ mod tests {
 
     #[test]
     fn lists_of_the_wrong_length_and_words_for_booleans_are_explained() {
-        assert_eq!(misfit("betas: [1, 2, 3]").0, "betas");
-        assert_eq!(misfit("betas: [1]").0, "betas");
+        assert_eq!(misfit("betas: [1, 2, 3]"), ("betas".into(), "expected 2 items, found 3".into()));
+        assert_eq!(misfit("betas: [1]"), ("betas.1".into(), "expected a list of 2 items, found 1".into()));
         assert!(misfit("is_on: yes").1.contains("expected `true` or `false`, found the text `yes`"));
         assert!(misfit("terms: {gizmo: 1}").1.contains("found a section"));
     }
