@@ -188,7 +188,7 @@ fn print_assumptions(speed: &Speed, out: &mut dyn Write) -> Result<()> {
         "  a backward pass costs two forward passes; an encoder two operations for each parameter and token"
     )?;
     writeln!(out, "  samples as many as the recipe evaluates; networks that judge them are not counted")?;
-    writeln!(out, "  latents are computed once and kept; an autoencoder that trains too is not counted")?;
+    writeln!(out, "  latents are read from a cache (docs/imagenet.md); an autoencoder that trains too is not counted")?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use crate::progress::duration;
 
 const H100: f64 = 989e12; // dense bf16 operations per second, NVIDIA's data sheet (SXM)
 const UTILIZATION: f64 = 0.4;
-/// Two CPU cores in f32 with AVX-512: iREPA's demo takes 3 min 21 s, previews counted in (README).
+/// Two CPU cores in f32 with AVX-512: iREPA's demo takes 3 min 21 s, previews counted in (docs/benchmarks.md).
 const TWO_CORES: f64 = 124e9;
 /// Steps that are timed after one that is not.
 const STEPS: usize = 3;

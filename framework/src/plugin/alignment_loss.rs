@@ -7,8 +7,10 @@ use burn::tensor::Tensor;
 use crate::recipe::Check;
 use crate::registry::Described;
 
-/// A loss over tokens, averaged over batch and tokens. No gradient reaches the target.
+/// A loss over tokens, averaged over batch and tokens (REPA, equation 8). No gradient reaches the target.
 pub trait AlignmentLoss: Debug + Send + Sync {
+    /// The distance of projected tokens from their target, in f32; the lower, the better aligned.
+    ///
     /// # Shapes
     /// * `target`, `projected`: `[batch, tokens, target_channels]`
     /// * `tap`: `[batch, tokens, hidden_size]`, the tokens before projection

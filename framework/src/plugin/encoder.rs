@@ -25,11 +25,19 @@ pub struct Features {
 }
 
 /// A frozen network from pictures to patch tokens. It owns its preprocessing.
+///
+/// ```
+/// use realign::plugin::Encoder;
+/// use burn::tensor::Tensor;
+/// fn tokens(encoder: &dyn Encoder, images: Tensor<4>) -> anyhow::Result<Tensor<3>> {
+///     Ok(encoder.encode(images)?.tokens)
+/// }
+/// ```
 pub trait Encoder: Erased<EncoderKind> {
-    /// Features of a batch.
+    /// Features of a batch, in f32, on the grid and with the channels of its [`EncoderSpec`].
     ///
     /// # Shapes
-    /// * `images`: `[batch, 3, height, width]`, RGB in 0..255
+    /// * `images`: `[batch, 3, image_size, image_size]`, RGB in 0..255
     ///
     /// # Errors
     /// The pictures do not have the size that the encoder was built for.

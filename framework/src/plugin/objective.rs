@@ -13,23 +13,34 @@ use crate::registry::Described;
 use crate::streams::Streams;
 
 /// A training objective: draws times and noise, asks the backbone, returns a loss. It knows nothing of encoders.
+///
+/// ```
+/// use realign::plugin::{Backbone, Objective, ObjectiveInput};
+/// use burn::tensor::Tensor;
+/// fn loss(objective: &dyn Objective, backbone: &dyn Backbone, input: ObjectiveInput<'_>) -> anyhow::Result<Tensor<1>> {
+///     Ok(objective.loss(backbone, input)?.loss)
+/// }
+/// ```
 pub trait Objective: Debug + Send + Sync {
     /// All random numbers of one batch of samples `[batch, channels, height, width]`.
     fn draw(&self, shape: [usize; 4], streams: &Streams, device: &Device) -> Draws;
 
-    /// The loss of one batch.
+    /// The loss of one batch, in f32. It may return the taps of the first samples alone, which are then aligned.
     ///
     /// # Errors
     /// The backbone cannot do what the objective needs.
     fn loss(&self, backbone: &dyn Backbone, input: ObjectiveInput<'_>) -> Result<ObjectiveOutput>;
 
-    /// The instantaneous velocity that a network's prediction means at `x` and time `t`, for samplers.
+    /// The instantaneous velocity that a network's prediction means at `x` and time `t` in [0, 1], for samplers.
     ///
     /// # Shapes
     /// * `prediction`, `x`, result: `[batch, channels, height, width]`
     fn velocity(&self, prediction: Tensor<4>, x: Tensor<4>, t: f64) -> Tensor<4>;
 
     /// Where a sampler starts: what standard normal noise is under this objective.
+    ///
+    /// # Shapes
+    /// * `noise` and result: `[batch, channels, height, width]`
     fn start(&self, noise: Tensor<4>) -> Tensor<4> {
         noise
     }

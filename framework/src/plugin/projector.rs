@@ -11,7 +11,7 @@ use crate::nn::ParamBuilder;
 use crate::recipe::Check;
 use crate::registry::Described;
 
-/// A trained map of tokens that keeps their grid.
+/// A trained map of tokens that keeps their grid (REPA, equation 8; the paper, section 4).
 ///
 /// ```
 /// use realign::plugin::{PatchGrid, Projector};
@@ -21,6 +21,8 @@ use crate::registry::Described;
 /// }
 /// ```
 pub trait Projector: Erased<ProjectorKind> {
+    /// Tokens of the backbone, row-major on their grid, in the encoder's feature space. All in f32.
+    ///
     /// # Shapes
     /// * `tokens`: `[batch, grid.tokens(), hidden_size]`
     /// * result: `[batch, grid.tokens(), target_channels]`

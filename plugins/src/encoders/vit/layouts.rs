@@ -363,7 +363,7 @@ mod tests {
                     &["text_model.final_layer_norm.weight", "vision_model.post_layernorm.weight"],
                 ),
             ],
-            "MoCo v3" => vec![(
+            "MoCo v3" | "MoCo v3, small" => vec![(
                 timm(),
                 "state_dict.module.base_encoder.",
                 &["state_dict.module.base_encoder.head.0.weight", "state_dict.module.predictor.0.weight"],
