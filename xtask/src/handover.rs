@@ -22,7 +22,7 @@ pub fn hand_over(workspace: &Workspace, request: &Request) -> Result<ExitCode> {
     }
     let program = workspace.program(request.backend);
     if !program.exists() {
-        eprintln!("building realign (first build takes about 10 minutes)");
+        eprintln!("building realign (first build takes 10 to 25 minutes)");
     }
     let status = build(workspace, request.backend)?;
     if !status.success() {

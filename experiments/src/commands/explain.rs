@@ -191,8 +191,10 @@ impl Costs {
         let beside = costs.projector_params + costs.conditioner_params;
         let [all, trained] = costs.backbone_params.map(|count| (count + beside) as f64);
         let averages = train.ema.len() as f64;
+        // Gradients of a pass live beside their sum over the passes before.
+        let gradients = if train.micro_batch() < train.global_batch_size { 2.0 } else { 1.0 };
         // Weights, averages, two moments, gradients.
-        let weights = BYTES * (all * (1.0 + averages) + 3.0 * trained);
+        let weights = BYTES * (all * (1.0 + averages) + (2.0 + gradients) * trained);
         // The pass that MeanFlow's derivative is taken in stays in f32.
         let precision = if recipe.objective.has_interval() { Precision::F32 } else { recipe.precision };
         let saved = (plan.backbone.saved_bytes(precision) + BYTES * projected) * train.micro_batch() as f64;
@@ -270,7 +272,7 @@ mod tests {
             ];
             let layered = Layered::load(&recipe, Some("imagenet256"), &sets).unwrap();
             let estimate = Costs::new(&Plan::new(&layered).unwrap()).unwrap().memory_bytes / 1e9;
-            assert!((estimate / measured - 1.0).abs() < 0.06, "{size}: {estimate} GB for {measured} GB");
+            assert!((estimate / measured - 1.0).abs() < 0.04, "{size}: {estimate} GB for {measured} GB");
         }
     }
 

@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn lists_of_the_wrong_length_and_words_for_booleans_are_explained() {
         assert_eq!(misfit("betas: [1, 2, 3]"), ("betas".into(), "expected 2 items, found 3".into()));
-        assert_eq!(misfit("betas: [1]"), ("betas.1".into(), "expected a list of 2 items, found 1".into()));
+        assert_eq!(misfit("betas: [1]"), ("betas".into(), "expected a list of 2 items, found 1".into()));
         assert!(misfit("is_on: yes").1.contains("expected `true` or `false`, found the text `yes`"));
         assert!(misfit("terms: {gizmo: 1}").1.contains("found a section"));
     }
