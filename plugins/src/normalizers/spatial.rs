@@ -45,7 +45,10 @@ impl Normalizer for SpatialConfig {
     fn normalize(&self, features: Tensor<3>, _grid: PatchGrid) -> Tensor<3> {
         let tokens = features.dims()[1];
         let mean = features.clone().mean_dim(1); // [batch, 1, channels]
-        let squares = (features.clone() - mean.clone()).square().sum_dim(1);
+        // From the first token on, which moves no deviation: that of a channel that is the same everywhere is then 0 and
+        // not the rounding of its mean, against which eps would not be small.
+        let moved = features.clone() - features.clone().narrow(1, 0, 1);
+        let squares = (moved.clone() - moved.mean_dim(1)).square().sum_dim(1);
         let denominator = match self.denominator {
             Denominator::StdUnbiased => (squares / tokens.saturating_sub(1).max(1) as f64).sqrt() + self.eps,
             Denominator::SqrtVarEps => (squares / tokens.max(1) as f64 + self.eps).sqrt(),
@@ -94,6 +97,19 @@ mod tests {
         let written = serde_json::to_value(&config).unwrap();
         assert_eq!((&written["gamma"], &written["denominator"]), (&0.8.into(), &"sqrt_var_eps".into()));
         assert!(read(r#"{"type": "spatial", "alpha": 0.8}"#).is_err());
+    }
+
+    #[test]
+    fn a_channel_that_is_the_same_everywhere_is_divided_by_eps_alone() {
+        for (value, side) in [(0.3_f32, 3), (1.7, 3), (3.3, 4), (0.7, 16), (-2.6, 32)] {
+            let x = Tensor::<3>::full([2, side * side, 5], value, &Device::flex());
+            let y = SpatialConfig::default().normalize(x, PatchGrid::new(side, side));
+            let (least, most) = (y.clone().min().into_scalar::<f32>(), y.max().into_scalar::<f32>());
+            let expected = f64::from(value) * (1.0 - 0.6) / 1e-6;
+            for found in [least, most] {
+                assert!((f64::from(found) / expected - 1.0).abs() < 1e-5, "{value}: {found} for {expected}");
+            }
+        }
     }
 
     #[test]

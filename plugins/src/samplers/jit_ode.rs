@@ -33,8 +33,9 @@ impl Default for JitOdeConfig {
 impl Sampler for JitOdeConfig {
     fn sample(&self, request: SampleRequest<'_>) -> Result<Tensor<4>> {
         let mut x = request.objective.start(request.noise.clone());
-        for step in 0..self.num_steps {
-            let [t, t_next] = [step, step + 1].map(|at| at as f64 / self.num_steps as f64);
+        let times = times(self.num_steps);
+        for (step, pair) in times.windows(2).enumerate() {
+            let [t, t_next] = [pair[0], pair[1]];
             let slope = velocity(&request, x.clone(), t)?;
             let euler = x.clone() + slope.clone() * (t_next - t);
             x = if self.method == OdeMethod::Heun && step + 1 < self.num_steps {
@@ -54,10 +55,19 @@ impl Sampler for JitOdeConfig {
     }
 }
 
+/// `num_steps + 1` times from 0 to 1 in f32, each half counted from its own end, as PyTorch's `linspace` gives them: their
+/// last bit decides whether a time at an end of the guidance interval is inside.
+fn times(num_steps: usize) -> Vec<f64> {
+    let step = 1.0 / num_steps as f32;
+    let time = |i: usize| if i < num_steps.div_ceil(2) { step * i as f32 } else { 1.0 - step * (num_steps - i) as f32 };
+    (0..=num_steps).map(|i| f64::from(time(i))).collect()
+}
+
 /// The guided velocity at `x` and time `t`, `[batch, channels, height, width]`.
 fn velocity(request: &SampleRequest<'_>, x: Tensor<4>, t: f64) -> Result<Tensor<4>> {
     let guidance = request.guidance;
-    let is_guided = guidance.scale != 1.0 && t < guidance.high && (guidance.low == 0.0 || t > guidance.low);
+    let [at, low, high] = [t, guidance.low, guidance.high].map(|time| time as f32);
+    let is_guided = guidance.scale != 1.0 && at < high && (low == 0.0 || at > low);
     let prediction = guided_prediction(request, x.clone(), t, None, is_guided)?;
     Ok(request.objective.velocity(prediction, x, t))
 }

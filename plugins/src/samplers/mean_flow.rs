@@ -42,7 +42,7 @@ impl Sampler for MeanFlowSamplerConfig {
         for pair in self.grid().windows(2) {
             let (t, r) = (pair[0], pair[1]);
             let guidance = request.guidance;
-            let is_guided = guidance.scale != 1.0 && guidance.low <= t && t <= guidance.high;
+            let is_guided = guidance.scale > 1.0 && guidance.low <= t && t <= guidance.high;
             x = x.clone() - guided_prediction(&request, x, t, Some(r), is_guided)? * (t - r);
         }
         finish(x, &format!("`mean_flow` ({} steps)", self.num_evaluations()))
