@@ -12,7 +12,7 @@ use super::critic::{Critic, DiscriminatorSection};
 use super::lpips::{Lpips, LpipsFiles, LpipsInput};
 use super::published;
 use crate::data::latents::Posterior;
-use crate::ops;
+use crate::ops::{self, Precision};
 use crate::plugin::Autoencoder;
 use crate::plugin::encoder::WeightFile;
 use crate::recipe::Check;
@@ -187,8 +187,13 @@ impl ReconstructionLoss {
         Self { critic, lpips, settings }
     }
 
-    /// What the autoencoder pays. The gradient reaches the reconstruction and the posterior, and no network of the loss.
+    /// What the autoencoder pays, in f32 under every precision. The gradient reaches the reconstruction and the posterior,
+    /// and no network of the loss.
     pub fn terms(&mut self, batch: &Reconstruction, step: u64) -> ReconstructionTerms {
+        Precision::F32.scope(|| self.terms_in_f32(batch, step))
+    }
+
+    fn terms_in_f32(&mut self, batch: &Reconstruction, step: u64) -> ReconstructionTerms {
         let gap = batch.decoded.clone() - batch.pictures.clone();
         let distance = match self.settings.reconstruction {
             PixelDistance::L1 => gap.abs().mean(),
@@ -216,11 +221,12 @@ impl ReconstructionLoss {
         ReconstructionTerms { total, scalars }
     }
 
-    /// Lets the discriminator learn, where there is one and it has begun. Returns named scalars, `[1]` each.
+    /// Lets the discriminator learn, where there is one and it has begun, in f32. Returns named scalars, `[1]` each.
     pub fn learn(&mut self, batch: &Reconstruction, step: u64, learning_rate: f64) -> Vec<(&'static str, Tensor<1>)> {
         match &mut self.critic {
             Some(critic) if critic.is_active(step) => {
-                critic.learn(batch.pictures.clone(), batch.decoded.clone().detach(), learning_rate)
+                let (real, fake) = (batch.pictures.clone(), batch.decoded.clone().detach());
+                Precision::F32.scope(|| critic.learn(real, fake, learning_rate))
             }
             _ => vec![],
         }
