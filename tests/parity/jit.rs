@@ -153,7 +153,7 @@ fn has_projectors(params: &StateDict) -> bool {
 }
 
 /// Labels whose uniform draw lies below the dropout; none where no draw was recorded.
-fn dropped(case: &Case, name: &str, device: &Device) -> Option<Tensor<1, Bool>> {
+pub fn dropped(case: &Case, name: &str, device: &Device) -> Option<Tensor<1, Bool>> {
     let draws = &case.recorded(name).ok()?.values;
     let drop: Vec<bool> = draws.iter().map(|draw| *draw < LABEL_DROPOUT).collect();
     Some(Tensor::from_data(TensorData::new(drop, [draws.len()]), device))

@@ -153,7 +153,7 @@ fn derivatives(case: &Case, derivative: Option<Tensor<4>>, samples: &[usize], fo
 fn weights(case: &Case, device: &Device, found: &mut Comparison) -> Result<()> {
     let device = device.clone().autodiff();
     for (author, weighting) in [("zhuyu", Weighting::SquaredError), ("jax", Weighting::Error)] {
-        for power in ["1.0", "0.75", "0.5"].into_iter().filter(|power| case.has(&format!("out.{author}.p{power}"))) {
+        for power in case.names(&format!("out.{author}.p")) {
             let eps = (weighting == Weighting::Error).then(|| case.config.number("norm_eps_jax", 0.01));
             let config =
                 MeanFlowConfig { weighting, weight_power: power.parse()?, weight_eps: eps, ..Default::default() };

@@ -49,7 +49,7 @@ pub fn iteration(case: &Case, device: &Device, found: &mut Comparison) -> Result
 
     let batch = || training_batch(case, &parts, device);
     vae_pass(case, &parts, &mut networks, &pictures, &batch()?, step, found)?;
-    discriminator_pass(case, &mut networks, &pictures, found)?;
+    discriminator_pass(case, &mut networks, &pictures, step, found)?;
     diffusion_pass(case, &parts, &mut networks, &pictures, batch()?, step, found)?;
 
     ema.update(&networks.model, step);
@@ -75,8 +75,11 @@ fn vae_pass(
 ) -> Result<()> {
     let weight = networks.vae_align_proj_coeff;
     let loss = networks.vae_loss(&*parts.objective, &parts.alignment, pictures, batch, step)?;
+    let is_active = networks.loss.critic.as_ref().is_some_and(|critic| critic.is_active(step));
     let scalar = |name: &str| {
         let value = loss.scalars.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone());
+        // Before it begins, the reference judges with a factor of 0.
+        let value = value.or_else(|| (!is_active && name.ends_with("gan_loss")).then(|| loss.total.zeros_like()));
         value.with_context(|| format!("no scalar `{name}`"))
     };
     for name in ["reconstruction_loss", "perceptual_loss", "kl_loss", "weighted_gan_loss", "gan_loss"] {
@@ -88,7 +91,12 @@ fn vae_pass(
     let constants = [("d_weight", "discriminator_weight", 0.1), ("discriminator_factor", "discriminator_factor", 1.0)];
     for (name, key, otherwise) in constants {
         if case.has(&format!("out.vae.{name}")) {
-            found.values(case, &format!("out.vae.{name}"), &[losses.number(key, otherwise)])?;
+            let is_zero = key == "discriminator_factor" && !is_active;
+            found.values(
+                case,
+                &format!("out.vae.{name}"),
+                &[if is_zero { 0.0 } else { losses.number(key, otherwise) }],
+            )?;
         }
     }
     let aligned = scalar("vae_align_loss")?;
@@ -104,21 +112,23 @@ fn discriminator_pass(
     case: &Case,
     networks: &mut Networks,
     pictures: &Reconstruction,
+    step: u64,
     found: &mut Comparison,
 ) -> Result<()> {
     let critic = networks.loss.critic.as_mut().context("no discriminator")?;
+    let factor = if critic.is_active(step) { 1.0 } else { 0.0 };
     // The recorded reconstruction, with which ours was compared: one value before an activation is 4e-7 from zero, and on
     // which side of it our rounding falls would say nothing about the discriminator.
     let decoded = case.tensor("out.recon", &pictures.decoded.device())?;
     let judgment = critic.judge(pictures.pictures.clone(), decoded);
     for (name, value) in &judgment.scalars {
-        let name = if *name == "d_loss" { "discriminator_loss" } else { name };
+        let (name, factor) = if *name == "d_loss" { ("discriminator_loss", factor) } else { (*name, 1.0) };
         if case.has(&format!("out.disc.{name}")) {
-            found.forward(case, &format!("out.disc.{name}"), value.clone())?;
+            found.forward(case, &format!("out.disc.{name}"), value.clone() * factor)?;
         }
     }
     let mut gradients = Gradients::default();
-    gradients.add(&critic.network, judgment.total.backward());
+    gradients.add(&critic.network, (judgment.total * factor).backward());
     all_gradients(case, "grad.disc.", &gradients.by_name(&critic.network), found)?;
     buffers(case, "out.disc_buffers.", &state_dict(&critic.network), found)
 }

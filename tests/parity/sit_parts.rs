@@ -1,6 +1,7 @@
 //! SiT with projectors from a sidecar's settings, its loss, and its gradients by name.
 
 use super::case::{Case, Config, count};
+use super::jit::dropped;
 use anyhow::{Result, bail};
 use realign::burn::tensor::{Device, Tensor};
 use realign::erase::Slot;
@@ -92,7 +93,7 @@ impl Parts {
                 noise: case.tensor(&name("noise"), device)?,
                 t: case.tensor(&name("t"), device)?,
                 r: None,
-                drop: None,
+                drop: dropped(case, &name("drop_uniform"), device),
             },
             taps: &(1..=self.depth).collect::<Vec<_>>(),
             x0,
