@@ -330,6 +330,14 @@ fn a_damaged_checkpoint_is_skipped_with_a_warning_for_the_one_before() {
         assert!(said.contains(&warning) && said.contains("going on from step 21"), "{said}");
         assert_equal(&desk, "damaged");
     }
+    // Where none is whole, to begin anew would cost what is left: the run's logs.
+    let metrics = fs::read(desk.path("damaged/metrics.jsonl")).unwrap();
+    for entry in fs::read_dir(desk.path("damaged/checkpoints")).unwrap() {
+        fs::write(entry.unwrap().path().join("manifest.json"), "{").unwrap();
+    }
+    let status = Life::start(&desk, "damaged", &[]).wait_until(|| false).unwrap();
+    assert!(!status.success() && said(&desk, "damaged").contains("error: no checkpoint is whole"));
+    assert_eq!(fs::read(desk.path("damaged/metrics.jsonl")).unwrap(), metrics);
 }
 
 #[test]

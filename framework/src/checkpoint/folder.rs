@@ -54,10 +54,13 @@ pub fn verify(checkpoint: &Checkpoint) -> Result<()> {
     verify_folder(&checkpoint.path).with_context(|| format!("`{}`", checkpoint.path.display()))
 }
 
-/// Deletes all but the newest `keep` checkpoints and those of steps that `keep_every` divides, and what interrupted saves
-/// left; with a `keep_every` of 0 only the newest are kept.
-pub fn prune(folder: &Path, keep: usize, keep_every: u64) {
-    let found = checkpoints(folder);
+/// Deletes all but the newest `keep` checkpoints up to the `saved` step and those of steps that `keep_every` divides, and
+/// what interrupted saves left; with a `keep_every` of 0 only the newest are kept.
+///
+/// Those of later steps are damaged, or the run would have begun there: they do not count, and are written over in time.
+pub fn prune(folder: &Path, saved: u64, keep: usize, keep_every: u64) {
+    let mut found = checkpoints(folder);
+    found.retain(|checkpoint| checkpoint.step <= saved);
     let is_kept = |checkpoint: &&Checkpoint| keep_every > 0 && checkpoint.step.is_multiple_of(keep_every);
     for old in found[..found.len().saturating_sub(keep.max(1))].iter().filter(|old| !is_kept(old)) {
         // Renamed first: a folder that is half deleted must not look like a checkpoint.
@@ -175,10 +178,20 @@ mod tests {
         }
         fs::create_dir(folder.path().join(".writing-step-0000011")).unwrap();
         let left = || checkpoints(folder.path()).iter().map(|found| found.step).collect::<Vec<_>>();
-        prune(folder.path(), 2, 4);
+        prune(folder.path(), 10, 2, 4);
         assert_eq!(left(), [4, 9, 10]);
-        prune(folder.path(), 2, 0);
+        prune(folder.path(), 10, 2, 0);
         assert_eq!(left(), [9, 10]);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn damaged_checkpoints_of_later_steps_do_not_push_out_good_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        for step in [3, 5, 30, 40] {
+            save(folder.path(), step);
+        }
+        prune(folder.path(), 5, 1, 0);
+        assert_eq!(checkpoints(folder.path()).iter().map(|found| found.step).collect::<Vec<_>>(), [5, 30, 40]);
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::trainable::{Preview, Trainable};
 use super::trainer::StepStats;
@@ -196,7 +196,8 @@ impl Session<'_> {
     fn save(&mut self, trained: &dyn Trainable) -> Result<()> {
         let path = checkpoint::save(trained, &self.frame.digest, self.run_dir)?;
         let log = &self.frame.log;
-        checkpoint::prune(&self.run_dir.join("checkpoints"), log.keep_checkpoints, log.keep_every);
+        let saved = trained.steps_done();
+        checkpoint::prune(&self.run_dir.join("checkpoints"), saved, log.keep_checkpoints, log.keep_every);
         self.log.flush();
         self.sink.event(&Event::Saved { step: trained.steps_done(), path });
         (self.mark, self.saved_step) = ((Instant::now(), trained.steps_done()), trained.steps_done());
@@ -256,11 +257,18 @@ fn resume(
     run_dir: &Path,
     sink: &mut dyn EventSink,
 ) -> Result<Option<u64>> {
-    let (found, problems) = checkpoint::newest(&run_dir.join("checkpoints"));
+    let folder = run_dir.join("checkpoints");
+    let (found, problems) = checkpoint::newest(&folder);
+    let has_problems = !problems.is_empty();
     for problem in problems {
         sink.event(&Event::Warning(problem));
     }
-    let Some(found) = found else { return refuse_other_recipe(&frame.digest, run_dir).map(|()| None) };
+    let Some(found) = found else {
+        refuse_other_recipe(&frame.digest, run_dir)?;
+        // To begin anew would empty the run's logs.
+        ensure!(!has_problems, "no checkpoint is whole; repair one, or move `{}` away to begin anew", folder.display());
+        return Ok(None);
+    };
     checkpoint::restore(trained, &frame.digest, &found)?;
     Ok(Some(trained.steps_done()))
 }
