@@ -320,3 +320,13 @@ fn what_is_no_file_of_weights_is_told_by_what_it_is() {
     assert!(format!("{:#}", read_weights(folder.path()).unwrap_err()).contains("it is a folder"));
     assert!(format!("{:#}", read_weights(&folder.path().join("no.pt")).unwrap_err()).contains("no.pt"));
 }
+
+#[test]
+fn a_long_text_that_is_named_often_is_not_copied() {
+    let text = [b"\x80\x04X".as_slice(), &100_000u32.to_le_bytes(), &[b'a'; 100_000], b"q\x000"].concat();
+    let often = |part: &[u8]| part.repeat(1000);
+    let global = [&text, often(b"h\x00h\x00\x930").as_slice(), b"N."].concat();
+    assert_refused("global.pt", &pickled(&global), &["a global's name is longer than 500 bytes"]);
+    let keys = [&text, b"}(".as_slice(), &often(b"h\x00N"), b"u."].concat();
+    assert_refused("keys.pt", &pickled(&keys), &["a name is longer than 500 bytes: `aaa"]);
+}

@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// Most instructions of one pickle, each of which makes at most one value; a hundred thousand tensors take half of it.
 const MAX_INSTRUCTIONS: usize = 10_000_000;
+/// Bytes of a function's or class's name: one text can be named as often as there are instructions.
+const MAX_GLOBAL: usize = 500;
 
 /// Place of a value in the [`Heap`].
 pub(super) type Id = usize;
@@ -260,7 +262,13 @@ impl<T: Clone, R: Read> Machine<'_, T, R> {
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 match (self.heap.get(module), self.heap.get(name)) {
-                    (Value::Text(module), Value::Text(name)) => Value::Global(format!("{module}.{name}").into()),
+                    (Value::Text(module), Value::Text(name)) => {
+                        ensure!(
+                            module.len() + name.len() <= MAX_GLOBAL,
+                            "a global's name is longer than {MAX_GLOBAL} bytes"
+                        );
+                        Value::Global(format!("{module}.{name}").into())
+                    }
                     _ => bail!("a global's name is no text"),
                 }
             }

@@ -55,6 +55,13 @@ pub type Fit = fn(&PublishedWeights, &Path) -> Result<usize>;
 pub struct PublishedList(pub fn() -> Vec<PublishedWeights>);
 inventory::collect!(PublishedList);
 
+/// A path as a shell reads it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |letter: char| letter.is_alphanumeric() || "/._-~".contains(letter);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 /// Submits a function that lists [`PublishedWeights`](crate::weights::PublishedWeights).
 #[macro_export]
 macro_rules! publish_weights {
@@ -94,7 +101,7 @@ impl PublishedWeights {
 
     /// The exact command that writes the file to `path`.
     pub fn command(&self, path: &Path) -> String {
-        let (path, url) = (path.display(), &self.url);
+        let (path, url) = (quoted(path), &self.url);
         match self.is_gated {
             true => format!(
                 "curl -fL --create-dirs -H \"Authorization: Bearer $HF_TOKEN\" -o {path} '{url}' # accept its license at {} first",
@@ -135,6 +142,14 @@ pub fn find_published(name: &str) -> Result<PublishedWeights> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commands_quote_paths_that_a_shell_would_take_apart() {
+        let file = PublishedWeights::new("a", "a.pth", "https://example.org/a.pth", "timm", "MIT");
+        let command = |path: &str| file.command(Path::new(path));
+        assert!(command("w/a-1_b.pth").contains(" -o w/a-1_b.pth 'https:"));
+        assert!(command("my w/it's.pth").contains(" -o 'my w/it'\\''s.pth' 'https:"), "{}", command("my w/it's.pth"));
+    }
 
     #[test]
     fn the_command_names_the_place_where_the_file_is_expected_and_where_its_license_is_accepted() {

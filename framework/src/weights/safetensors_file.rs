@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 use super::elements::{ElementType, View};
 use super::tensor_file::{Contents, Placed};
 use super::{HostTensor, StateDict, TensorFile};
+use crate::files::write_whole;
 
 const LENGTH: u64 = 8; // bytes before the header, which say how long it is
 const MAX_HEADER: u64 = 100_000_000; // bytes; as the format's own library
@@ -43,7 +44,7 @@ pub fn parse_safetensors(bytes: &[u8]) -> Result<StateDict> {
     file.tensors().into_iter().map(host).collect()
 }
 
-/// Writes tensors as F32, synced to disk. An existing file is replaced.
+/// Writes tensors as F32, synced to disk. An existing file is replaced once the new one is whole.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -51,12 +52,7 @@ pub fn write_safetensors(path: &Path, dict: &StateDict) -> Result<()> {
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let views = dict.iter().map(|(name, tensor)| (name, Floats(tensor)));
     let file = serialize(views, Some(metadata)).context("cannot lay out the safetensors file")?;
-    let write = || -> std::io::Result<()> {
-        let mut out = File::create(path)?;
-        out.write_all(&file)?;
-        out.sync_all()
-    };
-    write().with_context(|| format!("cannot write `{}`", path.display()))
+    write_whole(path, &file)
 }
 
 /// A tensor as the file holds it; its bytes exist only while they are copied.

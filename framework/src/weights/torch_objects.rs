@@ -215,11 +215,11 @@ fn flatten(heap: &Heap<Torch>, root: Id) -> Result<BTreeMap<String, PickledTenso
                 tensors.insert(name, tensor.clone());
                 continue;
             }
-            Value::Dict(entries) => named(heap, entries),
+            Value::Dict(entries) => named(heap, entries)?,
             Value::List(items) | Value::Tuple(items) => {
                 items.iter().enumerate().map(|(i, item)| (i.to_string(), *item)).collect()
             }
-            Value::Object { entries, state, .. } => attributes(heap, entries, *state),
+            Value::Object { entries, state, .. } => attributes(heap, entries, *state)?,
             _ => continue,
         };
         ensure!(name.len() <= MAX_NAME, "a name is longer than {MAX_NAME} bytes: `{}…`", shortened(&name));
@@ -236,33 +236,40 @@ fn flatten(heap: &Heap<Torch>, root: Id) -> Result<BTreeMap<String, PickledTenso
 }
 
 /// Entries whose keys are names or numbers; of equal keys the last counts, as in Python.
-fn named(heap: &Heap<Torch>, entries: &[(Id, Id)]) -> BTreeMap<String, Id> {
-    let known = entries.iter().filter_map(|(name, value)| Some((key(heap, *name).ok()?, *value)));
-    known.collect()
+///
+/// # Errors
+/// A name is too long to be one.
+fn named(heap: &Heap<Torch>, entries: &[(Id, Id)]) -> Result<BTreeMap<String, Id>> {
+    let is_name = |id: Id| matches!(heap.get(id), Value::Text(_) | Value::Int(_));
+    entries.iter().filter(|(name, _)| is_name(*name)).map(|(name, value)| Ok((key(heap, *name)?, *value))).collect()
 }
 
 /// What an instance holds. A `torch.nn.Module` keeps its tensors and children in three tables, which add no name.
-fn attributes(heap: &Heap<Torch>, entries: &[(Id, Id)], state: Option<Id>) -> BTreeMap<String, Id> {
+fn attributes(heap: &Heap<Torch>, entries: &[(Id, Id)], state: Option<Id>) -> Result<BTreeMap<String, Id>> {
     const TABLES: [&str; 3] = ["_parameters", "_buffers", "_modules"];
-    let mut found = named(heap, entries);
+    let mut found = named(heap, entries)?;
     if let Some(Value::Dict(state)) = state.map(|state| heap.get(state)) {
-        let state = named(heap, state);
+        let state = named(heap, state)?;
         let tables: Vec<_> = TABLES.iter().filter_map(|table| state.get(*table)).collect();
         if tables.len() < TABLES.len() {
             found.extend(state);
         } else {
             for table in tables {
                 if let Value::Dict(entries) = heap.get(*table) {
-                    found.extend(named(heap, entries));
+                    found.extend(named(heap, entries)?);
                 }
             }
         }
     }
-    found
+    Ok(found)
 }
 
 fn key(heap: &Heap<Torch>, id: Id) -> Result<String> {
     match heap.get(id) {
+        // Before it is copied: one text can be the key of many entries.
+        Value::Text(text) if text.len() > MAX_NAME => {
+            bail!("a name is longer than {MAX_NAME} bytes: `{}…`", shortened(text))
+        }
         Value::Text(text) => Ok(text.clone()),
         Value::Int(number) => Ok(number.to_string()),
         _ => bail!("a key is neither text nor number"),
