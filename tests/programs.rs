@@ -321,4 +321,12 @@ fn what_cannot_be_trained_is_refused_with_the_reason() {
         .assert_refused(&["program.encoder", "type: vit"]);
     desk.run(&["check", "recipes/repa-e.yaml", "--set", "train.micro_batch_size=8"])
         .assert_refused(&["train.micro_batch_size", "whole batch"]);
+    for (recipe, set, words) in [
+        ("vae", "loader.num_workers=1000000000000000000", ["loader.num_workers", "0 to 256"]),
+        ("vae", "data.num_examples=18446744073709551615", ["data.num_examples", "1 to 1073741824"]),
+        ("vae", "data.held_out=[red rign]", ["data.held_out", "did you mean `red ring`"]),
+        ("classification", "program.validation.num_examples=0", ["program.validation.num_examples", "1 to 1073741824"]),
+    ] {
+        desk.run(&["check", &format!("recipes/{recipe}.yaml"), "--set", set]).assert_refused(&words);
+    }
 }

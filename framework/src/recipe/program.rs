@@ -95,10 +95,10 @@ impl ProgramPlan {
     /// `file:line: key: message` for each value that cannot work.
     pub fn new(layered: &Layered) -> Result<Self> {
         let recipe: ProgramRecipe = layered.extract()?;
-        let mut missing: Vec<Missing> =
-            absent(recipe.program.weights(recipe.image_size, &recipe.weights_dir)).collect();
         layered.check(|check| {
             validate_device(&recipe.device, check);
+            check.within("data", |check| recipe.data.validate(check));
+            check.within("loader", |check| recipe.loader.validate(check));
             check.range("image_size", recipe.image_size, 1, 4096);
             check.range("flip", recipe.flip, 0.0, 1.0);
             check.within("program", |check| recipe.program.validate(check));
@@ -116,6 +116,8 @@ impl ProgramPlan {
                 check.bad("log.classifier", "judges samples of a diffusion model, and this program draws none");
             }
         })?;
+        let mut missing: Vec<Missing> =
+            absent(recipe.program.weights(recipe.image_size, &recipe.weights_dir)).collect();
         if let Some(autoencoder) = &recipe.autoencoder {
             missing.extend(absent(autoencoder.weights(&recipe.weights_dir)));
         }

@@ -98,6 +98,13 @@ pub struct LoaderSection {
     pub prefetch: usize,
 }
 
+impl LoaderSection {
+    pub(super) fn validate(&self, check: &mut Check<'_>) {
+        check.range("num_workers", self.num_workers, 0, 256);
+        check.range("prefetch", self.prefetch, 0, 1024);
+    }
+}
+
 impl Default for LoaderSection {
     fn default() -> Self {
         Self { num_workers: 1, prefetch: 2 }
@@ -229,10 +236,7 @@ impl Recipe {
         check.within("data", |check| self.data.validate(check));
         check.range("image_size", self.image_size, 1, 4096);
         check.range("flip", self.flip, 0.0, 1.0);
-        check.within("loader", |check| {
-            check.range("num_workers", self.loader.num_workers, 0, 256);
-            check.range("prefetch", self.loader.prefetch, 0, 1024);
-        });
+        check.within("loader", |check| self.loader.validate(check));
         check.within("cache", |check| self.cache.validate(self.flip, check));
         check.within("autoencoder", |check| self.autoencoder.validate(check));
         check.within("conditioner", |check| self.conditioner.validate(check));

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use realign::data::image::RgbImage;
 use realign::data::latent_cache::{CachedLatents, LatentCache};
 use realign::plugin::dataset::{Dataset, DatasetConfig, DatasetContext, Example};
+use realign::recipe::Check;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,12 @@ impl DatasetConfig for LatentCacheConfig {
 
     fn num_classes_hint(&self) -> Option<usize> {
         None
+    }
+
+    fn validate(&self, check: &mut Check<'_>) {
+        if let Some(pictures) = &self.pictures {
+            check.within("pictures", |check| pictures.validate(check));
+        }
     }
 }
 

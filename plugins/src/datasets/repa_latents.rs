@@ -187,7 +187,9 @@ impl CachedLatents for RepaLatents {
         let (bytes, place) = self.arrays.read(idx)?;
         let (shape, mut values) = read_npy(&bytes).with_context(|| format!("`{place}`"))?;
         let half: usize = self.info.shape.iter().product();
-        ensure!(values.len() == 2 * half, "`{place}` is of shape {shape:?}, and the first has {} values", 2 * half);
+        let [channels, height, width] = self.info.shape;
+        let is_alike = shape.ends_with(&[2 * channels, height, width]) && values.len() == 2 * half;
+        ensure!(is_alike, "`{place}` is of shape {shape:?}, and the first is [{}, {height}, {width}]", 2 * channels);
         if self.format == ArrayFormat::MeanLogVariance {
             for value in &mut values[half..] {
                 *value = (value.clamp(-30.0, 20.0) / 2.0).exp();

@@ -102,6 +102,9 @@ impl ProgramConfig for ClassificationConfig {
         if let Some(grid) = self.grid {
             check.range("grid", grid, 1, 1024);
         }
+        if let Some(validation) = &self.validation {
+            check.within("validation", |check| validation.validate(check));
+        }
         if let Some(count) = self.num_validation {
             check.positive("num_validation", count);
         }

@@ -81,7 +81,8 @@ fn strings(texts: Value) -> Result<Vec<String>> {
 }
 
 fn csv(text: &str) -> Result<Captions> {
-    let mut rows = rows(text)?.into_iter();
+    // Spreadsheets begin a file with a mark of its encoding.
+    let mut rows = rows(text.trim_start_matches('\u{feff}'))?.into_iter();
     let (_, header) = rows.next().context("it is empty; expected a header `image,caption`")?;
     let column = |keys: [&str; 2]| {
         let found = header.iter().position(|name| keys.contains(&name.trim()));
