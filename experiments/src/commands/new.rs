@@ -69,6 +69,16 @@ fn write_plugin(workspace: &Workspace, kind: &Kind, name: &str, out: &mut dyn Wr
     }
     let sources = workspace.root.join("plugins/src");
     let folder = sources.join(kind.folder);
+    if folder.join(name).exists() {
+        bail!("new: `{}` exists already; choose another name", workspace.shown(&folder.join(name)));
+    }
+    let own = pascal(name);
+    let mut words =
+        kind.template.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.contains("MyIdea"));
+    let is_own = |word: &&str| *word == own || word.strip_suffix("Config") == Some(&own);
+    if let Some(word) = words.find(is_own) {
+        bail!("new: `{name}` would define `{word}`, which the template uses; choose another name, such as `my_{name}`");
+    }
     let file = folder.join(format!("{name}.rs"));
     let list = folder.join("mod.rs");
     let is_first = !list.exists();
@@ -211,6 +221,15 @@ mod tests {
         let error = format!("{:#}", write_into(&folder, "projector", "low_rank").unwrap_err());
         assert!(error.contains("low_rank.rs: exists already"), "{error}");
         assert_eq!(read(&folder, "plugins/src/projectors/mod.rs"), before);
+        fs::create_dir(folder.path().join("plugins/src/projectors/wide")).unwrap();
+        for (kind, name, words) in [
+            ("projector", "wide", "projectors/wide` exists already"),
+            ("projector", "projector", "would define `Projector`, which the template uses"),
+            ("normalizer", "default", "would define `Default`"),
+        ] {
+            let error = format!("{:#}", write_into(&folder, kind, name).unwrap_err());
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

@@ -48,7 +48,8 @@ fn with_module(text: &str, name: &str) -> String {
         return text.to_string();
     }
     let is_module = |line: &&str| line.starts_with("pub mod ");
-    let after = lines.iter().position(|other| is_module(other) && *other > line.as_str());
+    let after =
+        lines.iter().position(|other| is_module(other) && other.trim_end_matches(';') > line.trim_end_matches(';'));
     let last = lines.iter().rposition(is_module);
     match after.or(last.map(|last| last + 1)) {
         Some(index) => lines.insert(index, &line),
@@ -72,6 +73,7 @@ mod tests {
         let list = "//! List.\n\npub mod b;\npub mod d;\n\npub use b::B;\n";
         assert_eq!(with_module(list, "a"), "//! List.\n\npub mod a;\npub mod b;\npub mod d;\n\npub use b::B;\n");
         assert_eq!(with_module(list, "c"), "//! List.\n\npub mod b;\npub mod c;\npub mod d;\n\npub use b::B;\n");
+        assert_eq!(with_module(list, "b2"), "//! List.\n\npub mod b;\npub mod b2;\npub mod d;\n\npub use b::B;\n");
         assert_eq!(with_module(list, "e"), "//! List.\n\npub mod b;\npub mod d;\npub mod e;\n\npub use b::B;\n");
         assert_eq!(with_module(list, "d"), list);
         assert_eq!(with_module("//! List.\n", "a"), "//! List.\n\npub mod a;\n");

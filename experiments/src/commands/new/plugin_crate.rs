@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use realign::registry;
 
 use super::module_list::write_new;
 use super::workspace::{Workspace, relative};
@@ -25,6 +26,18 @@ pub(super) fn write(workspace: &Workspace, name: &str, folder: &Path, out: &mut 
     if !is_free {
         bail!("new: `{}` exists already and is not an empty folder; choose another with --path", folder.display());
     }
+    const FILES: [&str; 4] = ["lib", "main", "build", "test"];
+    if FILES.contains(&name) {
+        bail!("new: a crate `{name}` would have two files of one name; choose another, such as `my_{name}`");
+    }
+    if let Some(taken) = registry::plugins().iter().find(|plugin| plugin.kind == PROJECTOR && (plugin.name)() == name) {
+        bail!("new: there is a projector `{name}` already, in {}; choose another name", taken.file);
+    }
+    let manifest = workspace.root.join("experiments/Cargo.toml");
+    let is_dependency = |line: &str| line.split(['.', ' ', '=']).next() == Some(name);
+    if fs::read_to_string(&manifest).is_ok_and(|text| text.lines().any(is_dependency)) {
+        bail!("new: experiments/Cargo.toml has a dependency `{name}` already; choose another name");
+    }
     fs::create_dir_all(folder).with_context(|| format!("new: {}: cannot be made", folder.display()))?;
     let absolute = folder.canonicalize().with_context(|| format!("new: {}: cannot be found", folder.display()))?;
     let to_root = portable(&relative(&absolute, &workspace.root))?;
@@ -35,7 +48,7 @@ pub(super) fn write(workspace: &Workspace, name: &str, folder: &Path, out: &mut 
         ("Cargo.toml", format!("{MANIFEST}{root}").as_str()),
         ("build.rs", BUILD),
         (".cargo/config.toml", CONFIG),
-        ("src/lib.rs", &format!("//! Plugins of my own.\n\npub mod {name};\n")),
+        ("src/lib.rs", "//! Plugins of my own.\n\npub mod my_idea;\n"),
         (&format!("src/{name}.rs"), template),
     ] {
         let file = absolute.join(path);
@@ -90,6 +103,14 @@ mod tests {
         assert!(read("build.rs").contains("\"../w/framework/rpath.rs\""));
         assert!(read("src/low_rank.rs").contains("LowRankConfig"));
         assert_eq!(read("src/lib.rs"), "//! Plugins of my own.\n\npub mod low_rank;\n");
+        write(&workspace, "my_idea_2", &folder.path().join("my_idea_2"), &mut vec![]).unwrap();
+        let lib = fs::read_to_string(folder.path().join("my_idea_2/src/lib.rs")).unwrap();
+        assert!(lib.ends_with("pub mod my_idea_2;\n"), "{lib}");
+        fs::write(folder.path().join("w/experiments/Cargo.toml"), "[dependencies]\nimage.workspace = true\n").unwrap();
+        for (name, words) in [("main", "two files"), ("image", "a dependency `image`")] {
+            let error = write(&workspace, name, &folder.path().join(name), &mut vec![]).unwrap_err().to_string();
+            assert!(error.contains(words) && !folder.path().join(name).exists(), "{error}");
+        }
     }
 
     #[test]
