@@ -54,6 +54,13 @@ for wheel in wheels:
 pub fn fetch(wants_cuda: bool) -> Result<Libtorch> {
     let around = "`cargo xtask <COMMAND> --backend flex` works without libtorch (slower, CPU only)";
     let outcome = fetch_into(&libtorch::cache()?, wants_cuda || libtorch::has_nvidia_driver());
+    let outcome = outcome.and_then(|found| match wants_cuda && !found.has_cuda {
+        true => bail!(
+            "the one that pip finds for this system has no CUDA; look at pip's index (`python3 -m pip config list`), or set \
+             LIBTORCH to one with CUDA"
+        ),
+        false => Ok(found),
+    });
     outcome.with_context(|| format!("libtorch {VERSION} could not be fetched\n  {around}\n  cause"))
 }
 

@@ -56,7 +56,13 @@ impl Workspace {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(&self.root).env("CARGO_TARGET_DIR", self.target(backend));
         self.clean(&mut command);
+        // The program is looked for where cargo puts it without one.
+        command.env_remove("CARGO_BUILD_TARGET");
         if backend == Backend::Libtorch {
+            // They would win over the libtorch that was found.
+            for name in ["LIBTORCH_USE_PYTORCH", "LIBTORCH_LIB", "LIBTORCH_INCLUDE", "LIBTORCH_STATIC"] {
+                command.env_remove(name);
+            }
             command.env("LIBTORCH", self.links()).env("LIBTORCH_BYPASS_VERSION_CHECK", "1");
         }
         command
