@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -22,18 +22,21 @@ const CLASS_NAMES: &str = "classes.txt"; // goes along
 /// Crops every picture below `source` and writes it as PNG under the same name into `target`: a zip when the name ends
 /// in `.zip`, a folder otherwise. Returns how many there are; `progress` hears how many are done.
 ///
-/// A folder goes on where it was interrupted; a zip appears when it is whole.
+/// A folder goes on where it was interrupted, and crops of another size are made again; a zip appears when it is whole.
 ///
 /// # Errors
-/// A picture cannot be read, two would get the same name, or the disk refuses.
+/// A picture cannot be read, two would get the same name, source and target are one folder, or the disk refuses.
 pub fn crop_all(source: &FileTree, target: &Path, size: usize, mut progress: impl FnMut(usize)) -> Result<usize> {
     ensure!(size > 0, "image size `0`; it must be at least 1");
     let pictures = named(source)?;
     ensure!(!pictures.is_empty(), "no pictures in `{}`", source.root().display());
+    let is_source =
+        target.canonicalize().is_ok_and(|target| source.root().canonicalize().is_ok_and(|root| root == target));
+    ensure!(!is_source, "`{}` holds the pictures themselves; choose another folder", target.display());
     let mut output = Output::open(target)?;
     let mut done = 0;
     for chunk in pictures.chunks(AT_ONCE) {
-        let missing: Vec<_> = chunk.iter().filter(|(_, png)| !output.has(png)).collect();
+        let missing: Vec<_> = chunk.iter().filter(|(_, png)| !output.has(png, size)).collect();
         let crops = missing.par_iter().map(|(name, png)| {
             let picture = decode(&source.read(name)?, &source.place(name))?;
             Ok((png, encode_png(&adm_center_crop(&picture, size))?))
@@ -87,8 +90,13 @@ impl Output {
         Ok(Self::Zip { zip, aside: aside.into(), target: target.to_path_buf() })
     }
 
-    fn has(&self, name: &str) -> bool {
-        matches!(self, Self::Folder(folder) if folder.join(name).exists())
+    /// Whether the folder has this crop, by the width and height that its PNG begins with.
+    fn has(&self, name: &str, size: usize) -> bool {
+        let Self::Folder(folder) = self else { return false };
+        let mut begin = [0; 24];
+        let read = File::open(folder.join(name)).and_then(|mut file| file.read_exact(&mut begin));
+        let side = |at: usize| u32::from_be_bytes([begin[at], begin[at + 1], begin[at + 2], begin[at + 3]]) as usize;
+        read.is_ok() && [side(16), side(20)] == [size, size]
     }
 
     fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -136,6 +144,20 @@ mod tests {
         fs::write(folder.join("classes.txt"), "a\tfirst").unwrap();
         fs::write(folder.join("notes.md"), "").unwrap();
         FileTree::open(folder).unwrap()
+    }
+
+    #[test]
+    fn crops_of_another_size_are_made_again_and_sources_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let pictures = source(&folder.path().join("in"));
+        let target = folder.path().join("out");
+        for size in [4, 6, 6] {
+            crop_all(&pictures, &target, size, |_| {}).unwrap();
+            let crop = decode(&fs::read(target.join("b/3.png")).unwrap(), "b/3.png").unwrap();
+            assert_eq!([crop.width(), crop.height()], [size, size]);
+        }
+        let problem = crop_all(&pictures, &folder.path().join("in"), 4, |_| {}).unwrap_err().to_string();
+        assert!(problem.contains("the pictures themselves"), "{problem}");
     }
 
     #[test]

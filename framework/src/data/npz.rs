@@ -1,6 +1,6 @@
 //! `.npz` archives of NumPy arrays, read as they stream: pictures and reference statistics.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -107,9 +107,11 @@ impl Npz {
         let Some(index) = self.archive.index_for_name(&format!("{name}.npy")) else {
             bail!("`{}` has no array `{name}`; it has: {}", self.path.display(), names.join(", "));
         };
+        let num_bytes = fs::metadata(&self.path).map_or(0, |about| about.len());
         let opened = || {
             let mut file = self.archive.by_index(index)?;
-            let (length, packed) = (file.size(), file.compressed_size());
+            // What the archive says of itself cannot be more than there is of it.
+            let (length, packed) = (file.size(), file.compressed_size().min(num_bytes));
             ensure!(
                 length <= packed.saturating_mul(MOST_DEFLATED),
                 "it claims {length} bytes in {packed}; the archive is damaged"
