@@ -64,20 +64,11 @@ fn kind(asked: &str) -> Result<&'static Kind> {
 }
 
 fn write_plugin(workspace: &Workspace, kind: &Kind, name: &str, out: &mut dyn Write) -> Result<()> {
-    if let Some(taken) = registry::plugins().iter().find(|plugin| plugin.kind == kind.name && (plugin.name)() == name) {
-        bail!("new: there is a {} `{name}` already, in {}; choose another name", kind.words(), taken.file);
-    }
+    check_free(kind, name)?;
     let sources = workspace.root.join("plugins/src");
     let folder = sources.join(kind.folder);
     if folder.join(name).exists() {
         bail!("new: `{}` exists already; choose another name", workspace.shown(&folder.join(name)));
-    }
-    let own = pascal(name);
-    let mut words =
-        kind.template.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.contains("MyIdea"));
-    let is_own = |word: &&str| *word == own || word.strip_suffix("Config") == Some(&own);
-    if let Some(word) = words.find(is_own) {
-        bail!("new: `{name}` would define `{word}`, which the template uses; choose another name, such as `my_{name}`");
     }
     let file = folder.join(format!("{name}.rs"));
     let list = folder.join("mod.rs");
@@ -97,6 +88,21 @@ fn write_plugin(workspace: &Workspace, kind: &Kind, name: &str, out: &mut dyn Wr
     writeln!(out, "added `pub mod {name};` to {}", workspace.shown(&list))?;
     writeln!(out, "next:\n  cargo xtask test {name}")?;
     writeln!(out, "  cargo xtask run recipes/sit-irepa.yaml --set {}={name}", kind.key)?;
+    Ok(())
+}
+
+/// Refuses the name of a plugin that is there, and one whose types the template has for something else.
+fn check_free(kind: &Kind, name: &str) -> Result<()> {
+    if let Some(taken) = registry::plugins().iter().find(|plugin| plugin.kind == kind.name && (plugin.name)() == name) {
+        bail!("new: there is a {} `{name}` already, in {}; choose another name", kind.words(), taken.file);
+    }
+    let own = pascal(name);
+    let mut words =
+        kind.template.split(|letter: char| !letter.is_alphanumeric()).filter(|word| !word.contains("MyIdea"));
+    let is_own = |word: &&str| *word == own || word.strip_suffix("Config") == Some(&own);
+    if let Some(word) = words.find(is_own) {
+        bail!("new: `{name}` would define `{word}`, which the template uses; choose another name, such as `my_{name}`");
+    }
     Ok(())
 }
 

@@ -5,11 +5,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use realign::registry;
 
 use super::module_list::write_new;
 use super::workspace::{Workspace, relative};
-use super::{filled, kinds::KINDS};
+use super::{check_free, filled, kinds::KINDS};
 
 const MANIFEST: &str = include_str!("../../../templates/crate/Cargo.toml.in");
 const BUILD: &str = include_str!("../../../templates/crate/build.rs.in");
@@ -30,9 +29,8 @@ pub(super) fn write(workspace: &Workspace, name: &str, folder: &Path, out: &mut 
     if FILES.contains(&name) {
         bail!("new: a crate `{name}` would have two files of one name; choose another, such as `my_{name}`");
     }
-    if let Some(taken) = registry::plugins().iter().find(|plugin| plugin.kind == PROJECTOR && (plugin.name)() == name) {
-        bail!("new: there is a projector `{name}` already, in {}; choose another name", taken.file);
-    }
+    let kind = KINDS.iter().find(|kind| kind.name == PROJECTOR).context("new: projectors have no template")?;
+    check_free(kind, name)?;
     let manifest = workspace.root.join("experiments/Cargo.toml");
     let is_dependency = |line: &str| line.split(['.', ' ', '=']).next() == Some(name);
     if fs::read_to_string(&manifest).is_ok_and(|text| text.lines().any(is_dependency)) {
@@ -43,13 +41,12 @@ pub(super) fn write(workspace: &Workspace, name: &str, folder: &Path, out: &mut 
     let to_root = portable(&relative(&absolute, &workspace.root))?;
     // Cargo makes a crate inside the tree a member by itself, and takes one below another workspace for a lost member.
     let root = if absolute.starts_with(&workspace.root) { "" } else { OWN_WORKSPACE };
-    let template = KINDS.iter().find(|kind| kind.name == PROJECTOR).map(|kind| kind.template).unwrap_or_default();
     for (path, text) in [
         ("Cargo.toml", format!("{MANIFEST}{root}").as_str()),
         ("build.rs", BUILD),
         (".cargo/config.toml", CONFIG),
         ("src/lib.rs", "//! Plugins of my own.\n\npub mod my_idea;\n"),
-        (&format!("src/{name}.rs"), template),
+        (&format!("src/{name}.rs"), kind.template),
     ] {
         let file = absolute.join(path);
         let parent = file.parent().unwrap_or(&absolute);
@@ -107,7 +104,9 @@ mod tests {
         let lib = fs::read_to_string(folder.path().join("my_idea_2/src/lib.rs")).unwrap();
         assert!(lib.ends_with("pub mod my_idea_2;\n"), "{lib}");
         fs::write(folder.path().join("w/experiments/Cargo.toml"), "[dependencies]\nimage.workspace = true\n").unwrap();
-        for (name, words) in [("main", "two files"), ("image", "a dependency `image`")] {
+        let taken =
+            [("main", "two files"), ("image", "a dependency `image`"), ("projector", "would define `Projector`")];
+        for (name, words) in taken {
             let error = write(&workspace, name, &folder.path().join(name), &mut vec![]).unwrap_err().to_string();
             assert!(error.contains(words) && !folder.path().join(name).exists(), "{error}");
         }
